@@ -1297,7 +1297,7 @@ def toml_str(s):
 
 
 def manifest(entries):
-    out = ["# Written by convert.py; every file here can be rebuilt with it.", "schema = 1", ""]
+    out = ["# Written by models/tools/convert.py; every file here can be rebuilt with it.", "schema = 1", ""]
     for e in entries:
         out.append("[[model]]")
         for k in ("id", "title", "file", "sha256", "bytes"):
