@@ -1,0 +1,17 @@
+//! Pure types, traits and network mathematics of YouQuanti.
+//!
+//! Owns what every other crate talks about: ids, time, pictures, faces, the [`Pipeline`] trait, the
+//! bytes of the networks with their manifest, and the mathematics before and after each network.
+//! Never does I/O, never starts a thread, never reads a clock.
+
+pub mod face;
+pub mod ids;
+pub mod picture;
+pub mod pipeline;
+pub mod time;
+
+pub use face::{BLENDSHAPE_COUNT, Face, FrameFaces, LANDMARK_COUNT, Stamps};
+pub use ids::{CameraId, CameraName, ParticipantId, TrackId};
+pub use picture::{Frame, FrameFlags, FrameMeta, Picture, PictureLayout, PixelFormat};
+pub use pipeline::{BackendInfo, Pipeline, PipelineError, Submitted};
+pub use time::{Clock, Timestamp, UtcNanos};
