@@ -42,10 +42,10 @@ def make(faces: int, frames: int, fps: float = 30.0, seed: int = 3, layout: str 
     flip = np.array([k >= 2 for k in range(faces)])
     t = np.arange(frames) / fps
     cx, cy, eye, ang = (np.zeros((frames, faces), np.float32) for _ in range(4))
-    phase = np.zeros((faces, 4))
+    path = []               # of each face, see tests/golden/README.md
     cell = W / max(faces, 1)
     for k in range(faces):
-        ph = phase[k] = rng.uniform(0, 2 * np.pi, 4)
+        ph = rng.uniform(0, 2 * np.pi, 4)
         if layout == "grid":
             base, x0, y0 = 105.0, W * (0.25 + 0.5 * (k % 2)), H * (0.24 + 0.5 * (k // 2))
             ax, ay, zoom = 130.0, 14.0, 0.08
@@ -54,11 +54,12 @@ def make(faces: int, frames: int, fps: float = 30.0, seed: int = 3, layout: str 
             x0, y0 = cell * (k + 0.5), H / 2 - 30
             ax = float(np.clip(cell / 2 - base * 2.0, 8.0, 300.0))
             ay, zoom = (80, 0.25) if faces == 1 else (110, 0.1)
+        path.append([x0, ax, y0, ay, base, zoom, *ph])
         cx[:, k] = x0 + ax * np.sin(2 * np.pi * 0.13 * t + ph[0])
         cy[:, k] = y0 + ay * np.sin(2 * np.pi * 0.11 * t + ph[1])
         eye[:, k] = base * (1 + zoom * np.sin(2 * np.pi * 0.17 * t + ph[2]))
         ang[:, k] = np.deg2rad(20) * np.sin(2 * np.pi * 0.23 * t + ph[3])
-    return dict(who=np.array(who), flip=flip, cx=cx, cy=cy, eye=eye, ang=ang, phase=phase,
+    return dict(who=np.array(who), flip=flip, cx=cx, cy=cy, eye=eye, ang=ang, path=np.array(path),
                 fps=np.float32(fps), size=np.array([W, H]),
                 ellipse=np.array([1.5, 1.6, 0.3] if layout == "grid" else [1.75, 2.3, 0.23],
                                  np.float32))

@@ -105,19 +105,25 @@ class FaceTracker:
         self.rects = []
         self.detector_runs = 0
 
-    # rect: cx, cy, w, h in pixels + rotation
-    def detect(self, rgb):
-        self.detector_runs += 1
+    def raw(self, rgb):
+        """the detector's own outputs for a picture: regressors [A,16], logits [A]"""
         H, W = rgb.shape[:2]
         side, n = max(W, H), self.size
         x = warp(rgb, W / 2, H / 2, side, side, 0.0, n, cv2.BORDER_CONSTANT)
         x = (x.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)[None]
         reg, sc = self.det.run(["regressors", "scores"], {"image": x})
-        p = sigmoid(sc[0, :, 0])
-        keep = np.nonzero(p >= self.det_conf)[0]
+        return reg[0], sc[0, :, 0]
+
+    def detections(self, rgb):
+        """rows score, x0, y0, x1, y1, six keypoints x, y; picture pixels, best first"""
+        self.detector_runs += 1
+        H, W = rgb.shape[:2]
+        side, n = max(W, H), self.size
+        reg, logits = self.raw(rgb)
+        p = sigmoid(logits)
         rows = []
-        for k in keep:
-            r = reg[0, k] / n
+        for k in np.nonzero(p >= self.det_conf)[0]:
+            r = reg[k] / n
             ax, ay = self.anchors[k]
             cx, cy, w, h = r[0] + ax, r[1] + ay, r[2], r[3]
             kp = r[4:16].reshape(6, 2) + (ax, ay)
@@ -126,9 +132,15 @@ class FaceTracker:
         out = []
         for r in weighted_nms(rows, self.nms)[:self.max_faces]:
             q = r[1:].reshape(-1, 2) * side - ((side - W) / 2, (side - H) / 2)
-            (x0, y0), (x1, y1), e0, e1 = q[0], q[1], q[2], q[3]
-            rot = math.atan2(e1[1] - e0[1], e1[0] - e0[0])
-            out.append(((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) * 1.5, (y1 - y0) * 1.5, rot))
+            out.append(np.concatenate([r[:1], q.reshape(-1)]))
+        return np.array(out).reshape(-1, 17)
+
+    def detect(self, rgb):
+        """ROIs of new faces: cx, cy, w, h in pixels, rotation in radians"""
+        out = []
+        for _, x0, y0, x1, y1, ex0, ey0, ex1, ey1, *_ in self.detections(rgb):
+            out.append(((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) * 1.5, (y1 - y0) * 1.5,
+                        math.atan2(ey1 - ey0, ex1 - ex0)))
         return out
 
     def landmarks(self, rgb, rects):
@@ -152,7 +164,7 @@ class FaceTracker:
                 zs = w * math.hypot(c, s * W / H)
             q = np.stack([cx + c * u * w - s * v * h, cy + s * u * w + c * v * h,
                           p[:, 2] * zs], 1)
-            faces.append(dict(landmarks=q, presence=float(score[k])))
+            faces.append(dict(landmarks=q, presence=float(score[k]), rect=rects[k]))
             lo, hi = q[:, :2].min(0), q[:, :2].max(0)
             side = float((hi - lo).max()) * 1.5
             mid = (lo + hi) / 2
