@@ -1,0 +1,167 @@
+//! Capture: where pictures come from. One trait, and a source for each kind of camera.
+//!
+//! Owns the open device, its pacing and its stamps. Never owns a frame's memory: the caller lends a
+//! slot, the source fills it, and that is the only time the pixels are written. Never retries,
+//! never restarts: an error says what happened, the supervisor decides.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use youquanti_models::{FrameFlags, PictureLayout, PixelFormat, Timestamp};
+
+/// A camera, real or not, that is open and streams.
+///
+/// Opened, polled and dropped on the camera's own thread, inside a tokio runtime with I/O and time
+/// switched on; not `Send`.
+pub trait CaptureDevice {
+    /// Size, format and stride of every frame. Fixed while the device is open.
+    fn layout(&self) -> PictureLayout;
+
+    /// What was opened, what was asked of it and what it gives.
+    fn describe(&self) -> &DeviceInfo;
+
+    /// Completes when one frame is in `slot`, or, without a slot, was captured and thrown away.
+    ///
+    /// **The slot while a frame is on its way.** `slot` has at least `layout().max_bytes()` bytes. A
+    /// source may fill it over several polls, so a caller that got `Pending` passes the same slot
+    /// again until `Ready`. What was begun decides: a frame that began without a slot is thrown away
+    /// even if a later poll brings one (that slot is left alone, and serves the next frame); a frame
+    /// whose slot is taken away before `Ready` is thrown away too. Either way the frame completes
+    /// with [`FrameFlags::NO_SLOT`] and `bytes_used` 0. After an error the slot's bytes mean nothing.
+    ///
+    /// **Waking.** On `Pending` the task of `cx` is woken when there is more to do. A source that
+    /// runs faster than a clock ([`Pace::Fast`], [`Pace::Lossless`]) may be ready every time: the
+    /// caller decides how many frames it takes before it looks at its control messages.
+    ///
+    /// **After an error** of the kind [`CaptureError::TimedOut`] polling may go on; after any other
+    /// the device is of no more use, is dropped, and may be opened again.
+    fn poll_capture(
+        &mut self,
+        cx: &mut Context<'_>,
+        slot: Option<&mut [u8]>,
+    ) -> Poll<Result<Captured, CaptureError>>;
+}
+
+/// One captured frame, without its pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// The source's own counter since it was opened, wrapping at 2³². A jump is a frame lost before
+    /// it reached us: by the driver, or by a paced source that was polled too late.
+    pub driver_seq: u32,
+    /// The source's stamp, `CLOCK_MONOTONIC`. [`Pace`] and `flags` say what it means.
+    pub captured_at: Timestamp,
+    /// When the whole frame had reached this process.
+    pub received_at: Timestamp,
+    /// Bytes of the slot that hold the picture; 0 if it was thrown away.
+    pub bytes_used: usize,
+    /// See [`FrameFlags`].
+    pub flags: FrameFlags,
+}
+
+/// What drives a source that has no clock of its own (scene, file).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// By the clock, like a real camera: frame n is due, and stamped, at start + n/fps. Frames that
+    /// nobody polled for in time are skipped, and `driver_seq` jumps.
+    #[default]
+    Real,
+    /// Every frame, as fast as slots come free; stamped with the time of its making. The caller
+    /// waits for a slot rather than polling without one.
+    Fast,
+    /// Every frame, none lost, whatever the time: the caller waits for a slot and for room at every
+    /// consumer. Both stamps are start + n/fps, so two runs agree.
+    Lossless,
+}
+
+/// What was opened, for logs, files and people.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceInfo {
+    /// Driver or program behind it: `uvcvideo`, `scene`, `ffmpeg`.
+    pub driver: String,
+    /// What people call it: the card's name, the file.
+    pub name: String,
+    /// Stable identity: by-id name or bus address of a camera, path or address of a file.
+    pub id: String,
+    /// What the options asked for; `None` left it to the source.
+    pub asked: Asked,
+    /// What the source gives.
+    pub layout: PictureLayout,
+    /// Frames a second as the source declares them; more than 0.
+    pub fps: f64,
+    /// Where `captured_at` comes from.
+    pub stamps: StampSource,
+    /// Steps in which stamps advance.
+    pub stamp_resolution: Duration,
+    /// Who paces the source; [`Pace::Real`] for a camera.
+    pub pace: Pace,
+}
+
+/// What was asked of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Asked {
+    /// Width and height, pixels.
+    pub size: Option<(u32, u32)>,
+    /// Pixel format.
+    pub format: Option<PixelFormat>,
+    /// Frames a second.
+    pub fps: Option<f64>,
+}
+
+/// Where the stamps of a device's frames come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StampSource {
+    /// The driver, `CLOCK_MONOTONIC`, when the exposure began.
+    DriverExposureStart,
+    /// The driver, `CLOCK_MONOTONIC`, when the frame had been received from the sensor.
+    DriverFrameEnd,
+    /// The source computes them: see [`Pace`].
+    Computed,
+    /// None: `captured_at` is the time of receipt.
+    Receipt,
+}
+
+/// Why no frame came. The variant says what a supervisor may do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// A file came to its normal end: nothing to repair, do not restart.
+    #[error("ended after {frames} frames{}", .note.as_deref().map(|n| format!(": {n}")).unwrap_or_default())]
+    Ended {
+        /// Whole frames since it was opened, skipped ones included.
+        frames: u64,
+        /// What the decoder complained of, such as a truncated file.
+        note: Option<String>,
+    },
+    /// The device is gone, or nothing answers to its name. It may come back: reopen later.
+    #[error("{device} is not connected")]
+    Disconnected {
+        /// Name, path or address.
+        device: String,
+        /// The system's word on it, if there is one.
+        source: Option<io::Error>,
+    },
+    /// A call failed. Reopening may help.
+    #[error("{call} failed")]
+    Driver {
+        /// Driver call or program.
+        call: &'static str,
+        /// The system's or the program's word on it.
+        source: io::Error,
+    },
+    /// No frame for this long. The device is left alone: poll on, or reopen.
+    #[error("no frame within {after:?}")]
+    TimedOut {
+        /// The options' limit.
+        after: Duration,
+    },
+    /// The source cannot do what was asked. Reopening does not help, other options do.
+    #[error("{what}: asked for {asked}, got {got}")]
+    Setup {
+        /// What was asked: `size`, `format`, `fps`, `camera`, `ffmpeg`, …
+        what: &'static str,
+        /// As in the options.
+        asked: String,
+        /// As the source has it, or what is wrong.
+        got: String,
+    },
+}
