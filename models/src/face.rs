@@ -1,8 +1,8 @@
 //! What the pipeline finds in one frame. Pure data, in the units of the session file:
 //! pixels of the camera picture, metres, microseconds.
 
-use crate::ids::TrackId;
-use crate::picture::FrameMeta;
+use crate::ids::{CameraId, TrackId};
+use crate::picture::{FrameFlags, FrameMeta};
 use crate::time::Timestamp;
 
 /// Points of the face mesh with irises.
@@ -10,6 +10,62 @@ pub const LANDMARK_COUNT: usize = 478;
 
 /// Coefficients of the blendshape network, `_neutral` first.
 pub const BLENDSHAPE_COUNT: usize = 52;
+
+/// Names of the blendshapes, in the order of the network's output.
+pub const BLENDSHAPE_NAMES: [&str; BLENDSHAPE_COUNT] = [
+    "_neutral",
+    "browDownLeft",
+    "browDownRight",
+    "browInnerUp",
+    "browOuterUpLeft",
+    "browOuterUpRight",
+    "cheekPuff",
+    "cheekSquintLeft",
+    "cheekSquintRight",
+    "eyeBlinkLeft",
+    "eyeBlinkRight",
+    "eyeLookDownLeft",
+    "eyeLookDownRight",
+    "eyeLookInLeft",
+    "eyeLookInRight",
+    "eyeLookOutLeft",
+    "eyeLookOutRight",
+    "eyeLookUpLeft",
+    "eyeLookUpRight",
+    "eyeSquintLeft",
+    "eyeSquintRight",
+    "eyeWideLeft",
+    "eyeWideRight",
+    "jawForward",
+    "jawLeft",
+    "jawOpen",
+    "jawRight",
+    "mouthClose",
+    "mouthDimpleLeft",
+    "mouthDimpleRight",
+    "mouthFrownLeft",
+    "mouthFrownRight",
+    "mouthFunnel",
+    "mouthLeft",
+    "mouthLowerDownLeft",
+    "mouthLowerDownRight",
+    "mouthPressLeft",
+    "mouthPressRight",
+    "mouthPucker",
+    "mouthRight",
+    "mouthRollLower",
+    "mouthRollUpper",
+    "mouthShrugLower",
+    "mouthShrugUpper",
+    "mouthSmileLeft",
+    "mouthSmileRight",
+    "mouthStretchLeft",
+    "mouthStretchRight",
+    "mouthUpperUpLeft",
+    "mouthUpperUpRight",
+    "noseSneerLeft",
+    "noseSneerRight",
+];
 
 /// One face in one frame.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,4 +114,25 @@ pub struct FrameFaces {
     pub over_limit: u16,
     /// Faces, in the order of their tracks' ids.
     pub faces: Vec<Face>,
+}
+
+impl FrameFaces {
+    /// No faces of no frame yet, with room for `max_faces`.
+    pub fn with_capacity(max_faces: usize) -> Self {
+        let meta = FrameMeta {
+            camera: CameraId(0),
+            seq: 0,
+            driver_seq: 0,
+            captured_at: Timestamp(0),
+            received_at: Timestamp(0),
+            flags: FrameFlags::default(),
+        };
+        Self {
+            meta,
+            stamps: Stamps::default(),
+            detector_ran: false,
+            over_limit: 0,
+            faces: Vec::with_capacity(max_faces),
+        }
+    }
 }

@@ -4,14 +4,22 @@
 //! bytes of the networks with their manifest, and the mathematics before and after each network.
 //! Never does I/O, never starts a thread, never reads a clock.
 
+pub mod blazeface;
+pub mod detection;
 pub mod face;
+pub mod geometry;
 pub mod ids;
+pub mod nms;
 pub mod picture;
 pub mod pipeline;
+pub mod roi;
 pub mod time;
+pub mod yunet;
 
+pub use detection::{Detection, DetectorKind};
 pub use face::{BLENDSHAPE_COUNT, Face, FrameFaces, LANDMARK_COUNT, Stamps};
+pub use geometry::{Affine2, Box2, Roi};
 pub use ids::{CameraId, CameraName, ParticipantId, TrackId};
 pub use picture::{Frame, FrameFlags, FrameMeta, Picture, PictureLayout, PixelFormat};
-pub use pipeline::{BackendInfo, Pipeline, PipelineError, Submitted};
+pub use pipeline::{BackendInfo, Pipeline, PipelineError};
 pub use time::{Clock, Timestamp, UtcNanos};

@@ -52,15 +52,6 @@ pub enum PipelineError {
     },
 }
 
-/// A frame's way through [`Pipeline::submit`].
-#[derive(Debug)]
-pub enum Submitted<F> {
-    /// The back end holds the frame until [`Pipeline::collect`] gives it back.
-    Accepted,
-    /// No more frames fit: collect first, then submit this one again.
-    Full(F),
-}
-
 /// A face pipeline on one device. Used by one thread, on which it was made.
 ///
 /// Frames go in through `submit`, results come out of `collect` in the order of submission; between
@@ -71,8 +62,12 @@ pub trait Pipeline<F: Frame> {
     /// What this back end is.
     fn info(&self) -> &BackendInfo;
 
-    /// Hands over a frame. Never waits.
-    fn submit(&mut self, frame: F) -> Submitted<F>;
+    /// Whether one more frame may be submitted now. Ask before taking a frame from anywhere: a frame
+    /// that has to wait should wait where a newer one can take its place.
+    fn has_room(&self) -> bool;
+
+    /// Hands over a frame; only when there is room. Never waits.
+    fn submit(&mut self, frame: F);
 
     /// Waits for the oldest submitted frame, writes its result to `out` (whose capacity is used
     /// again) and gives the frame back; `None` when nothing was submitted.
