@@ -1,0 +1,163 @@
+//! Words to choose from: every key that takes one of a few names.
+//!
+//! Owns the enumerations of the format and the spelling of their names.
+
+use serde_json::{Value as Json, json};
+use toml::de::DeValue;
+use youquanti_models::PixelFormat;
+
+use crate::table::{Leaf, Misfit, nearest};
+
+/// Declares an enumeration whose variants are written as words.
+macro_rules! choice {
+    ($(#[doc = $about:literal])+ $choice:ident { $($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+ }) => {
+        $(#[doc = $about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $choice {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl $choice {
+            /// All of them, in the order in which they are documented.
+            pub const ALL: &'static [$choice] = &[$(Self::$variant),+];
+
+            /// As it is written in the file.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+
+        impl Leaf for $choice {
+            fn parse(value: &DeValue<'_>) -> Result<Self, Misfit> {
+                pick(value, Self::ALL, Self::name)
+            }
+
+            fn allowed() -> String {
+                words(Self::ALL, Self::name)
+            }
+
+            fn schema() -> Json {
+                json!({ "enum": Self::ALL.iter().map(|choice| choice.name()).collect::<Vec<_>>() })
+            }
+        }
+    };
+}
+
+choice! {
+    /// How the faces of a simulated camera are arranged.
+    Layout {
+        /// Rows and columns, as even as possible.
+        Grid = "grid",
+        /// Side by side.
+        Row = "row",
+        /// On paths that cross, so that faces pass in front of each other.
+        Cross = "cross",
+    }
+}
+
+choice! {
+    /// When a source that is no device gives its next frame.
+    Pace {
+        /// At its frame rate, as a camera would; slow consumers lose frames.
+        Real = "real",
+        /// As fast as it can; slow consumers lose frames.
+        Fast = "fast",
+        /// As fast as its slowest consumer: no frame is lost.
+        Lossless = "lossless",
+    }
+}
+
+choice! {
+    /// What the networks run on.
+    Backend {
+        /// The fastest that works here; log and session file say which and why.
+        Auto = "auto",
+        /// The processor.
+        Cpu = "cpu",
+        /// An NVIDIA GPU.
+        Cuda = "cuda",
+        /// An NVIDIA GPU through TensorRT.
+        Tensorrt = "tensorrt",
+    }
+}
+
+choice! {
+    /// The network that finds faces in the whole picture.
+    Detector {
+        /// YuNet: any input size, finds small faces.
+        Yunet = "yunet",
+        /// MediaPipe's detector for faces within 2 m; input 128 × 128.
+        BlazefaceShort = "blazeface-short",
+        /// MediaPipe's detector for faces within 5 m; input 192 × 192.
+        BlazefaceFull = "blazeface-full",
+    }
+}
+
+choice! {
+    /// How the session file is compressed.
+    Compression {
+        /// Not at all.
+        None = "none",
+        /// Deflate with byte shuffling: smaller files for more processor time.
+        Deflate = "deflate",
+    }
+}
+
+choice! {
+    /// The least important events that are logged.
+    LogLevel {
+        /// What ends something.
+        Error = "error",
+        /// What somebody should look at.
+        Warn = "warn",
+        /// What a session does.
+        Info = "info",
+        /// What each actor does.
+        Debug = "debug",
+        /// What happens to each frame.
+        Trace = "trace",
+    }
+}
+
+choice! {
+    /// The form of the log's lines.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+impl Leaf for PixelFormat {
+    fn parse(value: &DeValue<'_>) -> Result<Self, Misfit> {
+        pick(value, &Self::ALL, Self::name)
+    }
+
+    fn allowed() -> String {
+        words(&Self::ALL, Self::name)
+    }
+
+    fn schema() -> Json {
+        json!({ "enum": Self::ALL.map(Self::name) })
+    }
+}
+
+/// The choice whose name was written.
+fn pick<T: Copy>(value: &DeValue<'_>, all: &[T], name: fn(T) -> &'static str) -> Result<T, Misfit> {
+    let text = value.as_str().ok_or(Misfit::Type)?;
+    let found = all.iter().copied().find(|choice| name(*choice) == text);
+    found.ok_or_else(|| match nearest(text, all.iter().map(|choice| name(*choice))) {
+        Some(near) => Misfit::Near(near.to_owned()),
+        None => Misfit::Value(format!("is not {}", words(all, name))),
+    })
+}
+
+/// `"a", "b" or "c"`.
+fn words<T: Copy>(all: &[T], name: fn(T) -> &'static str) -> String {
+    let names: Vec<_> = all.iter().map(|choice| format!("{:?}", name(*choice))).collect();
+    match names.as_slice() {
+        [before @ .., last] if !before.is_empty() => format!("{} or {last}", before.join(", ")),
+        _ => names.join(", "),
+    }
+}

@@ -1,0 +1,480 @@
+//! The file format, version 1: every table and key with its type, default and description.
+//!
+//! Owns the types that a valid file becomes, [`Config`] first. Rules that tie several keys together are in
+//! `rules.rs`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value as Json, json};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use youquanti_models::{CameraName, PixelFormat};
+
+use crate::choices::{Backend, Compression, Detector, Layout, LogFormat, LogLevel, Pace};
+use crate::problem::{ConfigErrors, Position, Problem, Source, What};
+use crate::rules;
+use crate::table::{At, Problems, Value, table, type_name};
+use crate::values::{
+    ByteSize, DetectorSize, DeviceSelector, FormatVersion, Fraction, FrameRate, Int, MediaAddress,
+    ParticipantName, Period, SessionName, Threads,
+};
+
+table! {
+    /// Configuration of a YouQuanti session.
+    struct Tables {
+        /// Version of this file's format.
+        version: FormatVersion,
+        /// What the session is called, where it goes and how long it lasts.
+        session: SessionConfig = {},
+        /// A camera: one `[[camera]]` for each, 1 to 64.
+        camera: Vec<CameraConfig>,
+        /// How faces are found.
+        pipeline: PipelineConfig = {},
+        /// The people that are expected.
+        participants: ParticipantsConfig = {},
+        /// The session's file.
+        recording: RecordingConfig = {},
+        /// What happens when a part fails.
+        supervision: SupervisionConfig = {},
+        /// What is logged.
+        log: LogConfig = {},
+    }
+}
+
+table! {
+    /// What the session is called, where it goes and how long it lasts.
+    pub struct SessionConfig {
+        /// Name of the session and of its file.
+        name: SessionName = "session",
+        /// Folder for recordings; relative to the folder in which the program runs.
+        directory: PathBuf = "sessions",
+        /// How long the session lasts, "100ms" to "720h". Without it: until it is stopped or all sources have ended.
+        duration: Option<Period<100, 2_592_000_000>>,
+    }
+}
+
+table! {
+    /// A camera, with exactly one of `scene`, `file` and `v4l2`.
+    struct RawCamera {
+        /// The camera's name in files, streams and logs.
+        name: CameraName,
+        /// Frames that its memory holds. More slots forgive longer stalls of a consumer and take more memory.
+        slots: Int<2, 64> = 8,
+        /// A simulated camera that shows real faces in motion.
+        scene: Option<SceneSource>,
+        /// A video, a folder of pictures, or a network camera.
+        file: Option<FileSource>,
+        /// A camera of this computer.
+        v4l2: Option<V4l2Source>,
+    }
+}
+
+table! {
+    /// A simulated camera: real portraits moving on known paths, the same for the same seed.
+    pub struct SceneSource {
+        /// Faces in the picture.
+        faces: Int<0, 16> = 1,
+        /// Width of the picture in pixels. Written together with height.
+        width: Int<16, 16384> = 1280,
+        /// Height of the picture in pixels. Written together with width.
+        height: Int<16, 16384> = 720,
+        /// Frames a second.
+        fps: FrameRate = 30,
+        /// Decides all that is random: who moves where, how fast.
+        seed: u64 = 1,
+        /// Format of the pixels.
+        format: PixelFormat = "YUYV",
+        /// How the faces are arranged.
+        layout: Layout = "grid",
+        /// When the next frame comes.
+        pace: Pace = "real",
+        /// Frames after which the camera ends. Without it: never.
+        frames: Option<Int<1, { u32::MAX }>>,
+    }
+}
+
+table! {
+    /// A video, a folder of pictures, or a network camera.
+    pub struct FileSource {
+        /// A file or address that FFmpeg opens, or a folder of pictures, shown in the order of their names.
+        path: MediaAddress,
+        /// When the next frame comes. A network camera keeps its own pace with "real".
+        pace: Pace = "real",
+        /// Begin again at the end.
+        r#loop: bool = false,
+        /// Frames a second. Without it: the video's own rate, 30 for a folder.
+        fps: Option<FrameRate>,
+    }
+}
+
+table! {
+    /// A camera of this computer.
+    pub struct V4l2Source {
+        /// Which camera, as `youquanti cameras` shows it: where it is plugged in, its name, or a path.
+        device: DeviceSelector,
+        /// Width of the picture in pixels. Written together with height.
+        width: Int<16, 16384> = 1280,
+        /// Height of the picture in pixels. Written together with width.
+        height: Int<16, 16384> = 720,
+        /// Frames a second.
+        fps: FrameRate = 30,
+        /// Format in which the camera sends. Most cameras reach their full rate with MJPG only.
+        format: PixelFormat = "MJPG",
+        /// Take the nearest that the camera has when it cannot do what is asked for; otherwise that is an error.
+        accept_other: bool = false,
+    }
+}
+
+table! {
+    /// How faces are found.
+    pub struct PipelineConfig {
+        /// What the networks run on.
+        backend: Backend = "auto",
+        /// Workers, each on a thread and core of its own; cameras are dealt out to them in turn.
+        workers: Int<1, 16> = 1,
+        /// Threads of each worker on the processor.
+        threads: Threads = "auto",
+        /// Most faces followed in one camera.
+        max_faces: Int<1, 16> = 4,
+        /// The network that finds faces in the whole picture.
+        detector: Detector = "yunet",
+        /// Width in pixels of the picture that the detector looks at. Only "yunet" has a choice.
+        detector_size: DetectorSize = "auto",
+        /// Width in pixels of the smallest face wanted, in the camera's picture; decides the detector's size when that is "auto".
+        smallest_face: Int<16, 2048> = 80,
+        /// The detector looks at every n-th frame, and wherever a face is missing.
+        detect_every: Int<1, 1000> = 10,
+        /// Least score of a detection.
+        score_threshold: Fraction = 0.6,
+        /// Least presence, by the landmark network, for a face to be followed.
+        presence_threshold: Fraction = 0.5,
+        /// Folder of the networks, each as ONNX. Without it: those in the program.
+        model_dir: Option<PathBuf>,
+        /// ONNX Runtime's library, libonnxruntime.so. Without it: looked for in the usual places.
+        runtime: Option<PathBuf>,
+    }
+}
+
+table! {
+    /// The people that are expected.
+    pub struct ParticipantsConfig {
+        /// How many. Without it: as many as are seen.
+        expected: Option<Int<1, 64>>,
+        /// Their names, given in the order in which they are first seen.
+        names: Option<Vec<ParticipantName>>,
+    }
+}
+
+table! {
+    /// The session's file.
+    pub struct RecordingConfig {
+        /// Whether the session is recorded.
+        enabled: bool = true,
+        /// Longest time between two flushes: what a power failure can cost.
+        flush_interval: Period<100, 60_000> = "1s",
+        /// Compression of the file.
+        compression: Compression = "none",
+        /// Free space on the disk below which recording stops and the file is closed properly.
+        reserve: ByteSize = "500MB",
+    }
+}
+
+table! {
+    /// What happens when a part of the session fails.
+    pub struct SupervisionConfig {
+        /// Restarts of one part within a minute before it is given up.
+        restarts_per_minute: Int<0, 600> = 5,
+        /// Wait before the first restart; doubled with each that follows.
+        backoff_first: Period<10, 60_000> = "100ms",
+        /// Longest wait before a restart.
+        backoff_longest: Period<10, 600_000> = "5s",
+        /// Silence after which a part counts as hung.
+        heartbeat_timeout: Period<100, 60_000> = "2s",
+    }
+}
+
+table! {
+    /// What is logged.
+    pub struct LogConfig {
+        /// The least important events that are logged.
+        level: LogLevel = "info",
+        /// Form of the lines.
+        format: LogFormat = "text",
+    }
+}
+
+/// A camera of the session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CameraConfig {
+    /// The camera's name, unique in the session even where upper and lower case are the same.
+    pub name: CameraName,
+    /// Frames that its memory holds. Default: 8.
+    pub slots: Int<2, 64>,
+    /// Where its pictures come from.
+    pub source: SourceConfig,
+}
+
+/// Where a camera's pictures come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourceConfig {
+    /// A simulated camera.
+    Scene(SceneSource),
+    /// A video, a folder of pictures, or a network camera.
+    File(FileSource),
+    /// A camera of this computer.
+    V4l2(V4l2Source),
+}
+
+/// Keys of a camera that say where its pictures come from.
+const SOURCES: [&str; 3] = ["scene", "file", "v4l2"];
+
+/// Most cameras of a session.
+const MOST_CAMERAS: usize = 64;
+
+impl CameraConfig {
+    fn read(index: usize, value: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) -> Option<Self> {
+        let label = camera_label(index, value.get_ref());
+        if let Some(table) = value.get_ref().as_table() {
+            let written: Vec<_> =
+                SOURCES.iter().copied().filter(|source| table.contains_key(*source)).collect();
+            match written.as_slice() {
+                [_] => {}
+                [] => problems.missing(
+                    &value.span(),
+                    &label,
+                    "scene",
+                    "it has no source".to_owned(),
+                    "add one of [camera.scene], [camera.file] and [camera.v4l2] below it".to_owned(),
+                ),
+                several => problems.wrong(
+                    &value.span(),
+                    &label,
+                    None,
+                    format!("it has {} sources: {}", several.len(), several.join(", ")),
+                    "keep one of them; another camera needs a [[camera]] of its own".to_owned(),
+                ),
+            }
+        }
+        let key = format!("camera[{index}]");
+        let raw = RawCamera::read_as(&label, At { table: "", key: &key, value }, problems)?;
+        let source = match (raw.scene, raw.file, raw.v4l2) {
+            (Some(scene), None, None) => SourceConfig::Scene(scene),
+            (None, Some(file), None) => SourceConfig::File(file),
+            (None, None, Some(v4l2)) => SourceConfig::V4l2(v4l2),
+            _ => return None,
+        };
+        Some(Self { name: raw.name, slots: raw.slots, source })
+    }
+}
+
+impl Value for Vec<CameraConfig> {
+    fn read(at: At<'_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let Some(list) = at.value.get_ref().as_array() else {
+            let phrase = format!("is {}, not a list of cameras", type_name(at.value.get_ref()));
+            problems.misfit(
+                at,
+                &phrase,
+                None,
+                "write [[camera]], with two brackets, above each camera".to_owned(),
+            );
+            return None;
+        };
+        if !(1..=MOST_CAMERAS).contains(&list.len()) {
+            let message = format!("there are {} cameras, outside 1..={MOST_CAMERAS}", list.len());
+            let remedy = format!("write 1 to {MOST_CAMERAS} [[camera]] tables");
+            problems.wrong(&at.value.span(), at.table, Some(at.key), message, remedy);
+        }
+        let cameras: Vec<_> = list
+            .iter()
+            .enumerate()
+            .map(|(index, value)| CameraConfig::read(index, value, problems))
+            .collect();
+        cameras.into_iter().collect()
+    }
+
+    fn schema() -> Json {
+        let mut camera = RawCamera::schema();
+        camera["oneOf"] = SOURCES.iter().map(|source| json!({ "required": [source] })).collect();
+        json!({ "type": "array", "items": camera, "minItems": 1, "maxItems": MOST_CAMERAS })
+    }
+}
+
+/// What people are told a camera is: its name, or its number in the file when it has none.
+pub(crate) fn camera_label(index: usize, camera: &DeValue<'_>) -> String {
+    let name = camera.as_table().and_then(|table| table.get("name")?.get_ref().as_str());
+    match name.and_then(|name| name.parse::<CameraName>().ok()) {
+        Some(name) => format!("camera \"{name}\""),
+        None => format!("camera[{index}]"),
+    }
+}
+
+/// A session's configuration, valid by its type.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    source: Source,
+    /// What the session is called, where it goes and how long it lasts.
+    pub session: SessionConfig,
+    /// The cameras, in the order of the file: 1 to 64, with different names.
+    pub cameras: Vec<CameraConfig>,
+    /// How faces are found.
+    pub pipeline: PipelineConfig,
+    /// The people that are expected.
+    pub participants: ParticipantsConfig,
+    /// The session's file.
+    pub recording: RecordingConfig,
+    /// What happens when a part fails.
+    pub supervision: SupervisionConfig,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+/// The configuration that runs when none is given.
+const DEMO: &str = include_str!("../examples/demo.toml");
+
+/// Longest file that is read, in bytes.
+const LONGEST_FILE: u64 = 1 << 20;
+
+impl Config {
+    /// Reads a configuration; `file` is the name that messages use.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn from_toml(text: &str, file: &str) -> Result<Self, ConfigErrors> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let source = Source { file: file.to_owned(), text: text.to_owned() };
+        let (document, syntax) = DeTable::parse_recoverable(text);
+        let root = Spanned::new(0..0, DeValue::Table(document.into_inner()));
+        let mut problems = Problems::new(&source, &syntax);
+        let tables = Tables::read_as("", At { table: "", key: "", value: &root }, &mut problems);
+        rules::check(&root, &mut problems);
+        let problems = problems.into_inner();
+        match tables {
+            Some(tables) if problems.is_empty() => Ok(Self {
+                source,
+                session: tables.session,
+                cameras: tables.camera,
+                pipeline: tables.pipeline,
+                participants: tables.participants,
+                recording: tables.recording,
+                supervision: tables.supervision,
+                log: tables.log,
+            }),
+            _ => Err(ConfigErrors::sorted(problems)),
+        }
+    }
+
+    /// Reads a configuration's file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is longer than 1 MiB or not UTF-8; or as [`Config::from_toml`].
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let file = path.display().to_string();
+        let unreadable = |message: String, remedy: &str| {
+            let source = Source { file: file.clone(), text: String::new() };
+            let what = What { message, remedy: remedy.to_owned(), ..What::default() };
+            ConfigErrors::from(source.problem(None, what))
+        };
+        let bytes = read_file(path).map_err(|error| {
+            unreadable(format!("cannot be read: {error}"), "check the path and its permissions")
+        })?;
+        let bytes = bytes.ok_or_else(|| {
+            unreadable("is longer than 1 MiB".to_owned(), "name a configuration, not another file")
+        })?;
+        let text = String::from_utf8(bytes)
+            .map_err(|error| unreadable(format!("is no text: {error}"), "save it as UTF-8"))?;
+        Self::from_toml(&text, &file)
+    }
+
+    /// The configuration that runs when none is given: two simulated cameras, 20 seconds.
+    ///
+    /// # Errors
+    /// None: a test reads it. The type spares a panic in a program that has other things to finish.
+    pub fn demo() -> Result<Self, ConfigErrors> {
+        Self::from_toml(DEMO, "demo.toml")
+    }
+
+    /// The name of the file, as it was given.
+    pub fn file(&self) -> &str {
+        &self.source.file
+    }
+
+    /// The text that was read, for the session's file.
+    pub fn source_text(&self) -> &str {
+        &self.source.text
+    }
+
+    /// Where something stands, by its path, e.g. `camera[0].file.path`: the value's own position, that
+    /// of its table when the key was not written, and `None` when the table was not written either.
+    pub fn position_of(&self, path: &str) -> Option<Position> {
+        let (document, _) = DeTable::parse_recoverable(&self.source.text);
+        let root = Spanned::new(0..0, DeValue::Table(document.into_inner()));
+        find_or_table(&root, path).map(|value| self.source.position(value.span().start))
+    }
+
+    /// A problem that shows only outside of the file, e.g. that a device is not there, reported like
+    /// those within it. `path` as for [`Config::position_of`]; `wrong` is the end of a sentence that begins with
+    /// key and value, e.g. `is not a file`.
+    pub fn problem(&self, path: &str, wrong: &str, remedy: &str) -> Problem {
+        let (document, _) = DeTable::parse_recoverable(&self.source.text);
+        let root = Spanned::new(0..0, DeValue::Table(document.into_inner()));
+        let (table, key) = path.rsplit_once('.').unwrap_or(("", path));
+        let written = find(&root, path).map(|value| self.source.written(&value.span()));
+        let message = match &written {
+            Some(value) => format!("{key} = {value} {wrong}"),
+            None => format!("{key} {wrong}"),
+        };
+        let what = What {
+            table: table_label(&root, table),
+            key: Some(key.to_owned()),
+            value: written,
+            message,
+            allowed: None,
+            remedy: remedy.to_owned(),
+        };
+        self.source.problem(find_or_table(&root, path).map(|value| value.span()).as_ref(), what)
+    }
+}
+
+/// The value at a path such as `camera[0].file.path`.
+pub(crate) fn find<'a>(root: &'a Spanned<DeValue<'a>>, path: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+    path.split('.').filter(|step| !step.is_empty()).try_fold(root, |value, step| {
+        let (key, index) = match step.strip_suffix(']').and_then(|step| step.split_once('[')) {
+            Some((key, index)) => (key, Some(index.parse::<usize>().ok()?)),
+            None => (step, None),
+        };
+        let value = value.get_ref().as_table()?.get(key)?;
+        match index {
+            Some(index) => value.get_ref().as_array()?.get(index),
+            None => Some(value),
+        }
+    })
+}
+
+/// The value at a path, or the table in which it could stand.
+fn find_or_table<'a>(root: &'a Spanned<DeValue<'a>>, path: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+    find(root, path).or_else(|| path.rsplit_once('.').and_then(|(table, _)| find(root, table)))
+}
+
+/// What people are told a table is, by its path.
+pub(crate) fn table_label(root: &Spanned<DeValue<'_>>, path: &str) -> String {
+    let label = |step: &str| {
+        let index = step.strip_prefix("camera[").and_then(|rest| rest.strip_suffix(']')?.parse().ok());
+        let camera = find(root, step).zip(index);
+        camera.map_or(step.to_owned(), |(camera, index)| camera_label(index, camera.get_ref()))
+    };
+    path.split('.').map(label).collect::<Vec<_>>().join(", ")
+}
+
+/// A file's bytes; `None` when there are too many.
+fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= LONGEST_FILE))
+}
+
+/// The JSON schema of the whole file, without its frame.
+pub(crate) fn tables_schema() -> Json {
+    Tables::schema()
+}
