@@ -1,0 +1,135 @@
+//! The session file: everything a session found, in one HDF5 file that a stock reader opens.
+//!
+//! Owns the file's layout, its writer and its reader; synchronous, without threads and without a clock.
+//! Never stores variable-length data (a killed writer leaves it unreadable), never overwrites a file, and
+//! never rewrites a row: tables only grow, and the newest row of `/committed` says how far each is whole.
+
+mod disk;
+mod schema;
+mod table;
+mod writer;
+
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use youquanti_models::ids::CameraId;
+
+pub use schema::{
+    FORMAT, FaceRow, FrameRow, LATENCY_STAGES, NOT_RUN, VERSION, ledger_item,
+};
+pub use writer::{
+    CameraHeader, Compression, FlushReport, Gap, Participant, SessionHeader, SessionOptions, SessionWriter,
+    Summary,
+};
+
+/// Why a session file cannot be made, written or read. The variant says what may be done about it.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionFileError {
+    /// Choose another name; nothing was touched.
+    #[error("session file {path} exists already and is never overwritten")]
+    AlreadyExists {
+        /// The existing file.
+        path: PathBuf,
+    },
+    /// The folder is missing, read-only or not a folder.
+    #[error("session file {path} cannot be created")]
+    Create {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Free space ran out. What was appended before is in the file; call `finish` to close it.
+    #[error(
+        "disk of {path} is full: {free} bytes are free, recording needs {reserve} to spare; \
+         free some space or record to another disk"
+    )]
+    DiskFull {
+        /// The session file.
+        path: PathBuf,
+        /// Bytes that were free when the check failed.
+        free: u64,
+        /// Bytes that must stay free while recording.
+        reserve: u64,
+    },
+    /// Free space cannot be asked for.
+    #[error("free space beside {path} cannot be read")]
+    FreeSpace {
+        /// The session file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// An earlier write failed; the writer takes no more rows.
+    #[error("session file {path} takes no rows after a failed write")]
+    Broken {
+        /// The session file.
+        path: PathBuf,
+    },
+    /// A call of the HDF5 library failed.
+    #[error("cannot {action} {object} of the session file")]
+    Hdf5 {
+        /// What was attempted.
+        action: &'static str,
+        /// The file, group, table or attribute.
+        object: String,
+        /// HDF5's own error.
+        source: hdf5::Error,
+    },
+    /// A text of the header is longer than an attribute can hold.
+    #[error("attribute {attribute} has {bytes} bytes, at most {limit} fit into the session file")]
+    HeaderTooLong {
+        /// The attribute.
+        attribute: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// The longest possible.
+        limit: usize,
+    },
+    /// A row names a camera that the header does not have.
+    #[error("camera {camera} is not in the session file's header")]
+    UnknownCamera {
+        /// The camera of the row.
+        camera: CameraId,
+    },
+    /// Faces and the participants they belong to must come in the same number.
+    #[error("{faces} faces came with {participants} participants")]
+    ParticipantCount {
+        /// Faces of the frame.
+        faces: usize,
+        /// Participants given for them.
+        participants: usize,
+    },
+    /// The file is missing or unreadable, or is no HDF5 file.
+    #[error("session file {path} cannot be opened")]
+    Open {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// HDF5's own error.
+        source: hdf5::Error,
+    },
+    /// It is an HDF5 file, but not one of this format or version.
+    #[error("{path} is not a session file: {reason}")]
+    NotASession {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// What is missing or different.
+        reason: String,
+    },
+    /// Rows beyond the committed ones were asked for.
+    #[error("rows {}..{} of {table} were asked for, {committed} are committed", asked.start, asked.end)]
+    OutOfRange {
+        /// The table.
+        table: String,
+        /// The rows that were asked for.
+        asked: Range<u64>,
+        /// The rows there are.
+        committed: u64,
+    },
+}
+
+/// Gives an HDF5 error its place: what was attempted with which object.
+fn failed_to(action: &'static str, object: impl Into<String>) -> impl FnOnce(hdf5::Error) -> SessionFileError {
+    move |source| SessionFileError::Hdf5 { action, object: object.into(), source }
+}

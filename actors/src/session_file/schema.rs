@@ -1,0 +1,239 @@
+//! Names, row types and units of the session file, version 1. The one place where the layout is written down.
+//!
+//! Every row type is `repr(C)` without padding and without pointers, so a row in memory is a row on disk.
+//! Texts inside rows are UTF-8 of fixed width, padded with zero bytes and cut at a character if longer.
+
+use hdf5::H5Type;
+use hdf5::types::FixedUnicode;
+
+/// Attribute `format` of every session file.
+pub const FORMAT: &str = "youquanti-session";
+
+/// Attribute `version`: readers refuse a version they do not know.
+pub const VERSION: u32 = 1;
+
+/// Columns of `latency_us`: microseconds from the frame's `captured_at` until the stage was done.
+pub const LATENCY_STAGES: [&str; 6] =
+    ["received", "submitted", "uploaded", "detected", "landmarks", "published"];
+
+/// In `latency_us`: the stage did not run on this frame.
+pub const NOT_RUN: u32 = u32::MAX;
+
+/// Values of `item` in the ledger. For every camera and consumer
+/// `captured = delivered + Σ dropped`; frames lost by the driver are beside that sum.
+pub mod ledger_item {
+    /// Frames that the camera handed out.
+    pub const CAPTURED: &str = "captured";
+    /// Frames that the consumer got.
+    pub const DELIVERED: &str = "delivered";
+    /// Frames that never reached this process, from jumps of the driver's counter.
+    pub const DRIVER_LOST: &str = "driver_lost";
+    /// Beginning of the items that count dropped frames; the reason follows.
+    pub const DROPPED_PREFIX: &str = "dropped:";
+}
+
+/// Width of names of cameras, consumers and roles.
+pub(super) type Name = FixedUnicode<32>;
+/// Width of everything else that is short.
+pub(super) type Label = FixedUnicode<64>;
+
+pub(super) const CAMERAS: &str = "cameras";
+pub(super) const FRAMES: &str = "frames";
+pub(super) const FACES: &str = "faces";
+pub(super) const LANDMARKS: &str = "landmarks";
+pub(super) const BLENDSHAPES: &str = "blendshapes";
+pub(super) const HEAD_POSE: &str = "head_pose";
+pub(super) const PARTICIPANTS: &str = "participants";
+pub(super) const MARKERS: &str = "markers";
+pub(super) const EVENTS: &str = "events";
+pub(super) const GAPS: &str = "gaps";
+pub(super) const TEXT: &str = "text";
+pub(super) const LEDGER: &str = "ledger";
+pub(super) const QUALITY: &str = "quality";
+pub(super) const CLOCK: &str = "clock";
+pub(super) const STOP: &str = "stop";
+pub(super) const COMMITTED: &str = "committed";
+
+/// Attribute of [`COMMITTED`]: the paths of the tables whose row counts its columns are.
+pub(super) const COLUMNS: &str = "columns";
+/// First column of [`COMMITTED`].
+pub(super) const TIME_COLUMN: &str = "time_ns";
+
+/// Rows of a chunk: the unit in which a table grows on disk, is compressed, and is buffered in memory.
+pub(super) mod chunk_rows {
+    pub(crate) const FRAMES: usize = 256;
+    /// Faces, landmarks, blendshapes and head poses: 370 kB of landmarks.
+    pub(crate) const FACES: usize = 64;
+    pub(crate) const SMALL: usize = 64;
+    pub(crate) const TEXT: usize = 16384;
+}
+
+/// A row of `/cameras/<name>/frames`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub struct FrameRow {
+    /// Counts captured frames of the camera from 0.
+    pub seq: u64,
+    /// The driver's own counter; a jump is a frame that the driver lost.
+    pub driver_seq: u32,
+    /// Bits of `FrameFlags`.
+    pub flags: u32,
+    /// The source's stamp, nanoseconds of `CLOCK_MONOTONIC`.
+    pub captured_at_ns: u64,
+    /// When the frame reached the process, same clock.
+    pub received_at_ns: u64,
+    /// Index of the frame in the video beside the file, −1 without.
+    pub video_index: i64,
+}
+
+/// A row of `/cameras/<name>/faces`.
+#[derive(Clone, Copy, Debug, PartialEq, H5Type)]
+#[repr(C)]
+pub struct FaceRow {
+    /// `seq` of the frame that the face is in.
+    pub frame_seq: u64,
+    /// The frame's stamp, nanoseconds of `CLOCK_MONOTONIC`.
+    pub captured_at_ns: u64,
+    /// Unique in the session.
+    pub track: u32,
+    /// 1 is `P1`; 0: no participant is known for the track.
+    pub participant: u32,
+    /// The detector's score, 0 to 1.
+    pub score: f32,
+    /// x0, y0, x1, y1, pixels of the camera picture.
+    pub bbox: [f32; 4],
+    /// The landmark network's confidence, 0 to 1.
+    pub presence: f32,
+    /// See [`LATENCY_STAGES`] and [`NOT_RUN`].
+    pub latency_us: [u32; 6],
+}
+
+/// A row of `/participants`: from `time_ns` on, `track` of `camera` is this participant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub(super) struct ParticipantRow {
+    pub(super) time_ns: u64,
+    pub(super) id: u32,
+    pub(super) track: u32,
+    pub(super) name: Label,
+    pub(super) role: Name,
+    pub(super) camera: Name,
+    pub(super) why: Label,
+}
+
+/// A row of `/events` and `/markers`; the text is JSON in `/text`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub(super) struct TextRow {
+    pub(super) time_ns: u64,
+    pub(super) text_offset: u64,
+    pub(super) text_length: u64,
+    pub(super) source: Label,
+    pub(super) kind: Label,
+}
+
+/// A row of `/gaps`, written when the gap has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub(super) struct GapRow {
+    pub(super) time_ns: u64,
+    pub(super) end_ns: u64,
+    pub(super) text_offset: u64,
+    pub(super) text_length: u64,
+    pub(super) source: Label,
+    pub(super) cause: Label,
+}
+
+/// A row of `/ledger`: the newest row of each (camera, consumer, item) counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub(super) struct LedgerRow {
+    pub(super) time_ns: u64,
+    pub(super) count: u64,
+    pub(super) camera: Name,
+    pub(super) consumer: Name,
+    pub(super) item: Label,
+}
+
+/// A row of `/quality`: the newest row of each (source, item) counts.
+#[derive(Clone, Copy, Debug, PartialEq, H5Type)]
+#[repr(C)]
+pub(super) struct QualityRow {
+    pub(super) time_ns: u64,
+    pub(super) value: f64,
+    pub(super) source: Label,
+    pub(super) item: Label,
+}
+
+/// A row of `/clock`: the same instant on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub(super) struct ClockRow {
+    pub(super) time_ns: u64,
+    pub(super) utc_ns: i64,
+}
+
+/// The one row of `/stop`, written when the session ended as meant; the text is the verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub(super) struct StopRow {
+    pub(super) time_ns: u64,
+    pub(super) utc_ns: i64,
+    pub(super) text_offset: u64,
+    pub(super) text_length: u64,
+}
+
+/// A network: an element of the attribute `models`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub(super) struct ModelEntry {
+    pub(super) id: Label,
+    pub(super) sha256: Label,
+}
+
+/// The text in fixed width, cut at the last character that fits.
+pub(super) fn fixed<const N: usize>(text: &str) -> FixedUnicode<N> {
+    text[..text.floor_char_boundary(N)].parse().unwrap_or_default()
+}
+
+/// The text of a row that came from a file, which may hold any bytes.
+pub(super) fn text_of<const N: usize>(fixed: &FixedUnicode<N>) -> String {
+    String::from_utf8_lossy(fixed.as_bytes()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hdf5::types::TypeDescriptor;
+
+    #[test]
+    fn rows_have_no_padding_and_no_pointers() {
+        fn check<T: H5Type>() {
+            let TypeDescriptor::Compound(compound) = T::type_descriptor() else { panic!("not a compound") };
+            let fields: usize = compound.fields.iter().map(|f| f.ty.size()).sum();
+            assert_eq!(fields, size_of::<T>(), "{}", std::any::type_name::<T>());
+            let text = format!("{:?}", compound);
+            assert!(!text.contains("VarLen"), "{text}");
+        }
+        check::<FrameRow>();
+        check::<FaceRow>();
+        check::<ParticipantRow>();
+        check::<TextRow>();
+        check::<GapRow>();
+        check::<LedgerRow>();
+        check::<QualityRow>();
+        check::<ClockRow>();
+        check::<StopRow>();
+        check::<ModelEntry>();
+    }
+
+    #[test]
+    fn long_texts_are_cut_at_a_character() {
+        let check = |input: &str, expected: &str| assert_eq!(text_of(&fixed::<4>(input)), expected);
+        check("", "");
+        check("abcd", "abcd");
+        check("abcde", "abcd");
+        check("abcä", "abc");
+        check("aä€", "aä");
+    }
+}

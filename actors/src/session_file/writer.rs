@@ -1,0 +1,764 @@
+//! Writes the session file: takes rows as they come, and makes them durable at each flush.
+//!
+//! Owns the HDF5 file from creation to close. After creation it never makes a table or an attribute, so
+//! readers may follow (SWMR) and a killed process loses at most what came after the last flush.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hdf5::types::FixedUnicode;
+use hdf5::{File, Group, H5Type, Location};
+use youquanti_models::face::{BLENDSHAPE_COUNT, BLENDSHAPE_NAMES, FrameFaces, LANDMARK_COUNT};
+use youquanti_models::ids::{CameraId, CameraName, ParticipantId, TrackId};
+use youquanti_models::picture::{FrameMeta, PictureLayout};
+use youquanti_models::pipeline::BackendInfo;
+use youquanti_models::time::{Timestamp, UtcNanos};
+
+use super::disk::DiskSpace;
+use super::schema::*;
+use super::table::{Table, TableLayout};
+use super::{SessionFileError, failed_to};
+
+/// What is known when a session starts; becomes attributes.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionHeader<'a> {
+    /// Unique for each session.
+    pub session_id: &'a str,
+    /// What people call the session.
+    pub name: &'a str,
+    /// Calendar time at `clock_start`.
+    pub utc_start: UtcNanos,
+    /// When the session started.
+    pub clock_start: Timestamp,
+    /// Program and version.
+    pub software: &'a str,
+    /// The whole configuration as TOML, at most 60 KiB.
+    pub config_text: &'a str,
+    /// The back end and the networks it runs.
+    pub backend: &'a BackendInfo,
+    /// In the order of their `CameraId`.
+    pub cameras: &'a [CameraHeader<'a>],
+    /// How the file is written.
+    pub options: SessionOptions,
+}
+
+/// A camera of the session; becomes attributes of `/cameras/<name>`.
+#[derive(Clone, Copy, Debug)]
+pub struct CameraHeader<'a> {
+    /// Name of the camera's group.
+    pub name: &'a CameraName,
+    /// Size and format of its pictures.
+    pub layout: PictureLayout,
+    /// Driver, model, serial number, address: what identifies it.
+    pub device: &'a str,
+    /// What the stamps are: whose clock, which instant of the exposure, which resolution.
+    pub stamp_source: &'a str,
+}
+
+/// Whether faces are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Rows are on disk after each flush.
+    #[default]
+    None,
+    /// Shuffle and deflate, about 1.6 times smaller and ten times slower to write. Rows of an incomplete chunk
+    /// (64 faces of a camera) wait up to ten seconds, and that long is lost by a kill.
+    Deflate,
+}
+
+/// How a session file is written.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionOptions {
+    /// Whether faces are compressed.
+    pub compression: Compression,
+    /// Bytes set aside for closing the file, and as many that must stay free while recording.
+    /// Raised to four times what waits in memory.
+    pub reserve_bytes: u64,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { compression: Compression::None, reserve_bytes: 64 << 20 }
+    }
+}
+
+/// A row of `/participants`. Texts beyond their column are cut: name and why 64 bytes, role 32.
+#[derive(Clone, Copy, Debug)]
+pub struct Participant<'a> {
+    /// From when on.
+    pub time: Timestamp,
+    /// Who.
+    pub id: ParticipantId,
+    /// Their name, from the configuration.
+    pub name: &'a str,
+    /// Their role, from the configuration.
+    pub role: &'a str,
+    /// The camera that the track is in.
+    pub camera: &'a str,
+    /// The track that is theirs from now on.
+    pub track: TrackId,
+    /// Why it was given to them.
+    pub why: &'a str,
+}
+
+/// A row of `/gaps`. Source and cause beyond 64 bytes are cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Gap<'a> {
+    /// The last sign of life before.
+    pub start: Timestamp,
+    /// The first one after.
+    pub end: Timestamp,
+    /// What was away, e.g. a camera's name.
+    pub source: &'a str,
+    /// Why, one word.
+    pub cause: &'a str,
+    /// More about it.
+    pub json: &'a str,
+}
+
+/// What a flush made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushReport {
+    /// Rows of frames and faces that this flush added to what a reader sees.
+    pub rows: u64,
+    /// Size of the file.
+    pub file_bytes: u64,
+    /// Free space of its disk.
+    pub free_bytes: u64,
+}
+
+/// What a finished file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub file_bytes: u64,
+    /// Frames of each camera, in the order of the header.
+    pub frames: Vec<u64>,
+    /// Faces of each camera, in the order of the header.
+    pub faces: Vec<u64>,
+    /// Rows were refused, because the disk was full or a write failed.
+    pub complete: bool,
+}
+
+/// Longest time that rows of an incomplete compressed chunk wait.
+const DEFLATE_HOLD_NANOS: u64 = 10_000_000_000;
+
+/// Longest text that an attribute holds; HDF5's limit for one is just below 64 KiB.
+const ATTRIBUTE_LIMIT: usize = 60 << 10;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Recording,
+    DiskFull,
+    Broken,
+}
+
+/// The tables of one camera. Row i of the last four belongs together.
+struct CameraTables {
+    frames: Table<FrameRow>,
+    faces: Table<FaceRow>,
+    landmarks: Table<f32>,
+    blendshapes: Table<f32>,
+    head_pose: Table<f32>,
+    /// When the last whole row of a compressed chunk was forced out.
+    forced_at: Timestamp,
+}
+
+/// An open session file. Dropping it without [`finish`](Self::finish) keeps what was flushed.
+pub struct SessionWriter {
+    cameras: Vec<CameraTables>,
+    participants: Table<ParticipantRow>,
+    markers: Table<TextRow>,
+    events: Table<TextRow>,
+    gaps: Table<GapRow>,
+    text: Table<u8>,
+    ledger: Table<LedgerRow>,
+    quality: Table<QualityRow>,
+    clock: Table<ClockRow>,
+    stop: Table<StopRow>,
+    committed: Table<u64>,
+    /// A row of `/committed`, made anew at each flush in the same memory.
+    commit_row: Vec<u64>,
+    file: File,
+    path: PathBuf,
+    space: DiskSpace,
+    /// Bytes appended since free space was last looked at.
+    unchecked_bytes: u64,
+    state: State,
+}
+
+impl SessionWriter {
+    /// Makes the file with all its tables and attributes, and lets readers in.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `Create`, `DiskFull`, `HeaderTooLong`, `Hdf5`; no file is left behind then.
+    pub fn create(path: &Path, header: &SessionHeader<'_>) -> Result<Self, SessionFileError> {
+        match OpenOptions::new().write(true).create_new(true).open(path) {
+            Ok(_) => {}
+            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(SessionFileError::AlreadyExists { path: path.to_owned() });
+            }
+            Err(source) => return Err(SessionFileError::Create { path: path.to_owned(), source }),
+        }
+        Self::fill(path, header).inspect_err(|_| {
+            // The error that is returned says more than a failure to remove an empty file.
+            std::fs::remove_file(path).ok();
+        })
+    }
+
+    /// Turns the empty file at `path` into a session file.
+    fn fill(path: &Path, header: &SessionHeader<'_>) -> Result<Self, SessionFileError> {
+        let waiting = buffered_bytes(header.cameras.len());
+        let space = DiskSpace::set_aside(path, header.options.reserve_bytes.max(4 * waiting))?;
+        let file = File::with_options()
+            .with_fapl(|access| access.libver_v110())
+            .create(path)
+            .map_err(failed_to("create", path.display().to_string()))?;
+        write_header(&file, header)?;
+        let parent = file.create_group(CAMERAS).map_err(failed_to("create", CAMERAS))?;
+        let cameras = header
+            .cameras
+            .iter()
+            .map(|camera| CameraTables::create(&parent, camera, header.options.compression))
+            .collect::<Result<Vec<_>, _>>()?;
+        let columns = committed_columns(header.cameras);
+        let mut writer = Self {
+            cameras,
+            participants: small(&file, PARTICIPANTS)?,
+            markers: small(&file, MARKERS)?,
+            events: small(&file, EVENTS)?,
+            gaps: small(&file, GAPS)?,
+            text: table(&file, TEXT, &[], chunk_rows::TEXT, false)?,
+            ledger: small(&file, LEDGER)?,
+            quality: small(&file, QUALITY)?,
+            clock: small(&file, CLOCK)?,
+            stop: small(&file, STOP)?,
+            committed: table(&file, COMMITTED, &[columns.len()], chunk_rows::SMALL, false)?,
+            commit_row: Vec::with_capacity(columns.len()),
+            file,
+            path: path.to_owned(),
+            space,
+            unchecked_bytes: 0,
+            state: State::Recording,
+        };
+        list_attribute(writer.committed.dataset(), COLUMNS, &columns)?;
+        writer.file.start_swmr().map_err(failed_to("share", path.display().to_string()))?;
+        writer.append_clock(header.clock_start, header.utc_start)?;
+        writer.flush(header.clock_start)?;
+        Ok(writer)
+    }
+
+    /// Adds a frame to its camera's index; `video_index` is its place in the video beside the file.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `UnknownCamera`, `Hdf5`.
+    pub fn append_frame(
+        &mut self,
+        meta: &FrameMeta,
+        video_index: Option<u64>,
+    ) -> Result<(), SessionFileError> {
+        self.admit(size_of::<FrameRow>())?;
+        let row = FrameRow {
+            seq: meta.seq,
+            driver_seq: meta.driver_seq,
+            flags: meta.flags.0.into(),
+            captured_at_ns: meta.captured_at.0,
+            received_at_ns: meta.received_at.0,
+            video_index: video_index.map_or(-1, |index| i64::try_from(index).unwrap_or(i64::MAX)),
+        };
+        let result = camera_of(&mut self.cameras, meta.camera)?.frames.append(&[row]);
+        self.note(result, FRAMES)
+    }
+
+    /// Adds all faces of a frame; `participants[i]` is who `faces[i]` is.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `UnknownCamera`, `ParticipantCount`, `Hdf5`.
+    pub fn append_faces(
+        &mut self,
+        found: &FrameFaces,
+        participants: &[Option<ParticipantId>],
+    ) -> Result<(), SessionFileError> {
+        if found.faces.len() != participants.len() {
+            return Err(SessionFileError::ParticipantCount {
+                faces: found.faces.len(),
+                participants: participants.len(),
+            });
+        }
+        self.admit(found.faces.len() * FACE_BYTES)?;
+        let result = camera_of(&mut self.cameras, found.meta.camera)?.append_faces(found, participants);
+        self.note(result, FACES)
+    }
+
+    /// Adds an event: what happened to the session itself. `json` is kept whole; `source` and `kind` beyond
+    /// 64 bytes are cut.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `Hdf5`.
+    pub fn append_event(
+        &mut self,
+        time: Timestamp,
+        source: &str,
+        kind: &str,
+        json: &str,
+    ) -> Result<(), SessionFileError> {
+        let row = self.text_row(time, source, kind, json)?;
+        let result = self.events.append(&[row]);
+        self.note(result, EVENTS)
+    }
+
+    /// Adds a marker: what happened in the experiment, from an operator or a stream. Like an event otherwise.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `Hdf5`.
+    pub fn append_marker(
+        &mut self,
+        time: Timestamp,
+        source: &str,
+        kind: &str,
+        json: &str,
+    ) -> Result<(), SessionFileError> {
+        let row = self.text_row(time, source, kind, json)?;
+        let result = self.markers.append(&[row]);
+        self.note(result, MARKERS)
+    }
+
+    /// Adds a gap that has ended.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `Hdf5`.
+    pub fn append_gap(&mut self, gap: &Gap<'_>) -> Result<(), SessionFileError> {
+        let text = self.text_row(gap.start, gap.source, gap.cause, gap.json)?;
+        let result = self.gaps.append(&[GapRow {
+            time_ns: gap.start.0,
+            end_ns: gap.end.0,
+            text_offset: text.text_offset,
+            text_length: text.text_length,
+            source: text.source,
+            cause: text.kind,
+        }]);
+        self.note(result, GAPS)
+    }
+
+    /// Adds that a track belongs to a participant from now on.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `Hdf5`.
+    pub fn append_participant(&mut self, participant: &Participant<'_>) -> Result<(), SessionFileError> {
+        self.admit(size_of::<ParticipantRow>())?;
+        let result = self.participants.append(&[ParticipantRow {
+            time_ns: participant.time.0,
+            id: participant.id.0.into(),
+            track: participant.track.0,
+            name: fixed(participant.name),
+            role: fixed(participant.role),
+            camera: fixed(participant.camera),
+            why: fixed(participant.why),
+        }]);
+        self.note(result, PARTICIPANTS)
+    }
+
+    /// Adds a count of the ledger since the session's start; see [`ledger_item`].
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `Hdf5`.
+    pub fn append_ledger(
+        &mut self,
+        time: Timestamp,
+        camera: &str,
+        consumer: &str,
+        item: &str,
+        count: u64,
+    ) -> Result<(), SessionFileError> {
+        self.admit(size_of::<LedgerRow>())?;
+        self.put_ledger(time, camera, consumer, item, count)
+    }
+
+    /// Adds a measure of quality of a camera, a participant or the machine.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `Hdf5`.
+    pub fn append_quality(
+        &mut self,
+        time: Timestamp,
+        source: &str,
+        item: &str,
+        value: f64,
+    ) -> Result<(), SessionFileError> {
+        self.admit(size_of::<QualityRow>())?;
+        let row = QualityRow { time_ns: time.0, value, source: fixed(source), item: fixed(item) };
+        let result = self.quality.append(&[row]);
+        self.note(result, QUALITY)
+    }
+
+    /// Adds the same instant on both clocks.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `Hdf5`.
+    pub fn append_clock(&mut self, time: Timestamp, utc: UtcNanos) -> Result<(), SessionFileError> {
+        self.admit(size_of::<ClockRow>())?;
+        let result = self.clock.append(&[ClockRow { time_ns: time.0, utc_ns: utc.0 }]);
+        self.note(result, CLOCK)
+    }
+
+    /// Makes all rows so far visible to readers and safe from a kill, `now` being the time of it.
+    ///
+    /// # Errors
+    /// `DiskFull`: the rows are safe all the same, but no more are taken; call [`finish`](Self::finish).
+    /// `Hdf5`, `FreeSpace`: the rows since the last flush are not safe; `finish` tries once more.
+    pub fn flush(&mut self, now: Timestamp) -> Result<FlushReport, SessionFileError> {
+        let space = self.check_space();
+        let rows = self.commit(now, false)?;
+        Ok(FlushReport { rows, file_bytes: self.file.size(), free_bytes: space? })
+    }
+
+    /// Writes the last rows, the final ledger as (camera, consumer, item, count) and the verdict, and closes
+    /// the file so that any reader opens it plainly. Works on a full disk, with the space that was set aside.
+    ///
+    /// # Errors
+    /// `Hdf5`: what earlier flushes made safe is in the file, which opens with SWMR reading.
+    pub fn finish(
+        mut self,
+        now: Timestamp,
+        utc: UtcNanos,
+        ledger: &[(&str, &str, &str, u64)],
+        verdict: &str,
+    ) -> Result<Summary, SessionFileError> {
+        self.space.release();
+        for &(camera, consumer, item, count) in ledger {
+            self.put_ledger(now, camera, consumer, item, count)?;
+        }
+        let (text_offset, text_length) = self.put_text(verdict)?;
+        let stop = StopRow { time_ns: now.0, utc_ns: utc.0, text_offset, text_length };
+        self.stop.append(&[stop]).map_err(failed_to("append to", STOP))?;
+        self.commit(now, true)?;
+        let mut summary = Summary {
+            path: self.path,
+            file_bytes: 0,
+            frames: self.cameras.iter().map(|camera| camera.frames.written()).collect(),
+            faces: self.cameras.iter().map(|camera| camera.faces.written()).collect(),
+            complete: self.state == State::Recording,
+        };
+        // Tables hold the file open, so they go first.
+        drop((self.cameras, self.participants, self.markers, self.events, self.gaps, self.text));
+        drop((self.ledger, self.quality, self.clock, self.stop, self.committed));
+        self.file.close().map_err(failed_to("close", summary.path.display().to_string()))?;
+        summary.file_bytes = std::fs::metadata(&summary.path).map_or(0, |meta| meta.len());
+        Ok(summary)
+    }
+
+    /// Refuses rows when there is no place for them; looks at the disk now and then.
+    fn admit(&mut self, bytes: usize) -> Result<(), SessionFileError> {
+        self.unchecked_bytes += bytes as u64;
+        match self.state {
+            State::Broken => Err(SessionFileError::Broken { path: self.path.clone() }),
+            State::Recording if self.unchecked_bytes < self.space.reserve_bytes() / 4 => Ok(()),
+            State::Recording | State::DiskFull => self.check_space().map(drop),
+        }
+    }
+
+    /// Looks at the disk; when it is full, gives the reserve back and takes no more rows from now on.
+    fn check_space(&mut self) -> Result<u64, SessionFileError> {
+        self.unchecked_bytes = 0;
+        let free = self.space.check();
+        if matches!(free, Err(SessionFileError::DiskFull { .. })) {
+            self.state = State::DiskFull;
+            self.space.release();
+        }
+        free
+    }
+
+    /// Notes that a write failed, which a later one cannot undo.
+    fn note(&mut self, result: Result<(), hdf5::Error>, table: &'static str) -> Result<(), SessionFileError> {
+        result.map_err(|source| {
+            self.state = State::Broken;
+            self.space.release();
+            failed_to("append to", table)(source)
+        })
+    }
+
+    fn put_ledger(
+        &mut self,
+        time: Timestamp,
+        camera: &str,
+        consumer: &str,
+        item: &str,
+        count: u64,
+    ) -> Result<(), SessionFileError> {
+        let result = self.ledger.append(&[LedgerRow {
+            time_ns: time.0,
+            count,
+            camera: fixed(camera),
+            consumer: fixed(consumer),
+            item: fixed(item),
+        }]);
+        self.note(result, LEDGER)
+    }
+
+    /// Adds a text to the blob table and says where it is.
+    fn put_text(&mut self, text: &str) -> Result<(u64, u64), SessionFileError> {
+        let offset = self.text.rows();
+        let result = self.text.append(text.as_bytes());
+        self.note(result, TEXT)?;
+        Ok((offset, text.len() as u64))
+    }
+
+    fn text_row(
+        &mut self,
+        time: Timestamp,
+        source: &str,
+        kind: &str,
+        json: &str,
+    ) -> Result<TextRow, SessionFileError> {
+        self.admit(size_of::<GapRow>() + json.len())?;
+        let (text_offset, text_length) = self.put_text(json)?;
+        Ok(TextRow { time_ns: time.0, text_offset, text_length, source: fixed(source), kind: fixed(kind) })
+    }
+
+    /// Writes and flushes all tables, then the row of `/committed` that makes them count.
+    /// Returns how many rows of frames and faces it added.
+    fn commit(&mut self, now: Timestamp, everything: bool) -> Result<u64, SessionFileError> {
+        let result = self.try_commit(now, everything);
+        if result.is_err() {
+            self.state = State::Broken;
+            self.space.release();
+        }
+        result
+    }
+
+    fn try_commit(&mut self, now: Timestamp, everything: bool) -> Result<u64, SessionFileError> {
+        let before: u64 = self.commit_row.iter().skip(1).take(2 * self.cameras.len()).sum();
+        for camera in &mut self.cameras {
+            camera.write_out(now, everything).map_err(failed_to("write rows to", CAMERAS))?;
+        }
+        self.participants.write_out().map_err(failed_to("write rows to", PARTICIPANTS))?;
+        self.markers.write_out().map_err(failed_to("write rows to", MARKERS))?;
+        self.events.write_out().map_err(failed_to("write rows to", EVENTS))?;
+        self.gaps.write_out().map_err(failed_to("write rows to", GAPS))?;
+        self.text.write_out().map_err(failed_to("write rows to", TEXT))?;
+        self.ledger.write_out().map_err(failed_to("write rows to", LEDGER))?;
+        self.quality.write_out().map_err(failed_to("write rows to", QUALITY))?;
+        self.clock.write_out().map_err(failed_to("write rows to", CLOCK))?;
+        self.stop.write_out().map_err(failed_to("write rows to", STOP))?;
+        self.file.flush().map_err(failed_to("flush", self.path.display().to_string()))?;
+
+        // In the order of `committed_columns`.
+        self.commit_row.clear();
+        self.commit_row.push(now.0);
+        for camera in &self.cameras {
+            self.commit_row.extend([camera.frames.written(), camera.faces.written()]);
+        }
+        let after: u64 = self.commit_row.iter().skip(1).sum();
+        self.commit_row.extend([
+            self.participants.written(),
+            self.markers.written(),
+            self.events.written(),
+            self.gaps.written(),
+            self.text.written(),
+            self.ledger.written(),
+            self.quality.written(),
+            self.clock.written(),
+            self.stop.written(),
+        ]);
+        self.committed.append(&self.commit_row).map_err(failed_to("append to", COMMITTED))?;
+        self.committed.write_out().map_err(failed_to("write rows to", COMMITTED))?;
+        self.committed.dataset().flush().map_err(failed_to("flush", COMMITTED))?;
+        Ok(after - before)
+    }
+}
+
+/// Bytes of a face in all four of its tables.
+const FACE_BYTES: usize =
+    size_of::<FaceRow>() + (LANDMARK_COUNT * 3 + BLENDSHAPE_COUNT + 16) * size_of::<f32>();
+
+impl CameraTables {
+    fn create(
+        parent: &Group,
+        camera: &CameraHeader<'_>,
+        compression: Compression,
+    ) -> Result<Self, SessionFileError> {
+        let name = camera.name.as_str();
+        let group = parent.create_group(name).map_err(failed_to("create", name))?;
+        number(&group, "width", camera.layout.width)?;
+        number(&group, "height", camera.layout.height)?;
+        number(&group, "stride", camera.layout.stride)?;
+        text_attribute(&group, "pixel_format", camera.layout.format.name())?;
+        text_attribute(&group, "device", camera.device)?;
+        text_attribute(&group, "stamp_source", camera.stamp_source)?;
+        let deflate = compression == Compression::Deflate;
+        let tables = Self {
+            frames: table(&group, FRAMES, &[], chunk_rows::FRAMES, false)?,
+            faces: table(&group, FACES, &[], chunk_rows::FACES, deflate)?,
+            landmarks: table(&group, LANDMARKS, &[LANDMARK_COUNT, 3], chunk_rows::FACES, deflate)?,
+            blendshapes: table(&group, BLENDSHAPES, &[BLENDSHAPE_COUNT], chunk_rows::FACES, deflate)?,
+            head_pose: table(&group, HEAD_POSE, &[4, 4], chunk_rows::FACES, deflate)?,
+            forced_at: Timestamp(0),
+        };
+        list_attribute(tables.faces.dataset(), "latency_stages", &LATENCY_STAGES)?;
+        number(tables.faces.dataset(), "latency_not_run", NOT_RUN)?;
+        text_attribute(tables.faces.dataset(), "latency_origin", "captured_at_ns")?;
+        text_attribute(tables.faces.dataset(), "bbox", "x0, y0, x1, y1, pixels of the camera picture")?;
+        text_attribute(
+            tables.landmarks.dataset(),
+            "units",
+            "pixels of the camera picture, x right, y down, z in the same unit, negative is nearer",
+        )?;
+        list_attribute(tables.blendshapes.dataset(), "names", &BLENDSHAPE_NAMES)?;
+        text_attribute(
+            tables.head_pose.dataset(),
+            "units",
+            "canonical face to camera, metres, right-handed, camera looks along -z",
+        )?;
+        Ok(tables)
+    }
+
+    fn append_faces(
+        &mut self,
+        found: &FrameFaces,
+        participants: &[Option<ParticipantId>],
+    ) -> Result<(), hdf5::Error> {
+        let (meta, stamps) = (&found.meta, &found.stamps);
+        let latency_us = [
+            meta.received_at,
+            stamps.submitted,
+            stamps.uploaded,
+            stamps.detected,
+            stamps.landmarks,
+            stamps.published,
+        ]
+        .map(|done| if done.0 == 0 { NOT_RUN } else { done.micros_since(meta.captured_at) });
+        for (face, participant) in found.faces.iter().zip(participants) {
+            self.faces.append(&[FaceRow {
+                frame_seq: meta.seq,
+                captured_at_ns: meta.captured_at.0,
+                track: face.track.0,
+                participant: participant.map_or(0, |id| id.0.into()),
+                score: face.score,
+                bbox: face.bbox,
+                presence: face.presence,
+                latency_us,
+            }])?;
+            self.landmarks.append(face.landmarks.as_flattened())?;
+            self.blendshapes.append(&face.blendshapes)?;
+            self.head_pose.append(face.head_pose.as_flattened())?;
+        }
+        Ok(())
+    }
+
+    /// Hands waiting rows to HDF5; an incomplete compressed chunk only now and then, or for the last time.
+    fn write_out(&mut self, now: Timestamp, everything: bool) -> Result<(), hdf5::Error> {
+        self.frames.write_out()?;
+        let force = everything || now.0.saturating_sub(self.forced_at.0) >= DEFLATE_HOLD_NANOS;
+        if force {
+            self.forced_at = now;
+            self.faces.write_out()?;
+            self.landmarks.write_out()?;
+            self.blendshapes.write_out()?;
+            self.head_pose.write_out()
+        } else {
+            self.faces.write_whole_chunks()?;
+            self.landmarks.write_whole_chunks()?;
+            self.blendshapes.write_whole_chunks()?;
+            self.head_pose.write_whole_chunks()
+        }
+    }
+}
+
+/// Upper bound of what waits in memory.
+fn buffered_bytes(cameras: usize) -> u64 {
+    let camera = chunk_rows::FRAMES * size_of::<FrameRow>() + chunk_rows::FACES * FACE_BYTES;
+    let session = chunk_rows::TEXT + 9 * chunk_rows::SMALL * size_of::<ParticipantRow>();
+    (cameras * camera + session) as u64
+}
+
+fn camera_of(cameras: &mut [CameraTables], camera: CameraId) -> Result<&mut CameraTables, SessionFileError> {
+    cameras.get_mut(usize::from(camera.0)).ok_or(SessionFileError::UnknownCamera { camera })
+}
+
+/// What the columns of `/committed` count. The rows of `faces` count for landmarks, blendshapes and head poses.
+fn committed_columns(cameras: &[CameraHeader<'_>]) -> Vec<String> {
+    let of_cameras = cameras
+        .iter()
+        .flat_map(|camera| [FRAMES, FACES].map(|table| format!("/{CAMERAS}/{}/{table}", camera.name)));
+    let of_session = [PARTICIPANTS, MARKERS, EVENTS, GAPS, TEXT, LEDGER, QUALITY, CLOCK, STOP];
+    std::iter::once(TIME_COLUMN.to_owned())
+        .chain(of_cameras)
+        .chain(of_session.iter().map(|table| format!("/{table}")))
+        .collect()
+}
+
+fn write_header(file: &File, header: &SessionHeader<'_>) -> Result<(), SessionFileError> {
+    text_attribute(file, "format", FORMAT)?;
+    number(file, "version", VERSION)?;
+    text_attribute(file, "session_id", header.session_id)?;
+    text_attribute(file, "name", header.name)?;
+    number(file, "utc_start", header.utc_start.0)?;
+    text_attribute(file, "clock", "CLOCK_MONOTONIC, nanoseconds")?;
+    number(file, "clock_start", header.clock_start.0)?;
+    text_attribute(file, "software", header.software)?;
+    text_attribute(file, "config", header.config_text)?;
+    text_attribute(file, "backend", header.backend.backend)?;
+    text_attribute(file, "backend_device", &header.backend.device)?;
+    text_attribute(file, "backend_runtime", &header.backend.runtime)?;
+    text_attribute(file, "backend_reason", &header.backend.reason)?;
+    let models: Vec<_> = header
+        .backend
+        .models
+        .iter()
+        .map(|(id, sha256)| ModelEntry { id: fixed(id), sha256: fixed(sha256) })
+        .collect();
+    array_attribute(file, "models", &models)
+}
+
+fn small<T: H5Type + Copy>(parent: &Group, name: &'static str) -> Result<Table<T>, SessionFileError> {
+    table(parent, name, &[], chunk_rows::SMALL, false)
+}
+
+fn table<T: H5Type + Copy>(
+    parent: &Group,
+    name: &'static str,
+    row_shape: &[usize],
+    chunk_rows: usize,
+    deflate: bool,
+) -> Result<Table<T>, SessionFileError> {
+    Table::create(parent, TableLayout { name, row_shape, chunk_rows, deflate })
+        .map_err(failed_to("create", name))
+}
+
+fn number<T: H5Type>(at: &Location, name: &'static str, value: T) -> Result<(), SessionFileError> {
+    at.new_attr::<T>()
+        .create(name)
+        .and_then(|attribute| attribute.write_scalar(&value))
+        .map_err(failed_to("write attribute", name))
+}
+
+fn array_attribute<T: H5Type>(
+    at: &Location,
+    name: &'static str,
+    values: &[T],
+) -> Result<(), SessionFileError> {
+    at.new_attr_builder().with_data(values).create(name).map(drop).map_err(failed_to("write attribute", name))
+}
+
+fn list_attribute(
+    at: &Location,
+    name: &'static str,
+    texts: &[impl AsRef<str>],
+) -> Result<(), SessionFileError> {
+    let texts: Vec<Label> = texts.iter().map(|text| fixed(text.as_ref())).collect();
+    array_attribute(at, name, &texts)
+}
+
+/// A text of fixed width: the smallest of a few widths that holds it.
+fn text_attribute(at: &Location, name: &'static str, text: &str) -> Result<(), SessionFileError> {
+    match text.len() {
+        0..=64 => number::<FixedUnicode<64>>(at, name, fixed(text)),
+        65..=1024 => number::<FixedUnicode<1024>>(at, name, fixed(text)),
+        1025..=8192 => number::<FixedUnicode<8192>>(at, name, fixed(text)),
+        8193..=ATTRIBUTE_LIMIT => number::<FixedUnicode<ATTRIBUTE_LIMIT>>(at, name, fixed(text)),
+        bytes => Err(SessionFileError::HeaderTooLong { attribute: name, bytes, limit: ATTRIBUTE_LIMIT }),
+    }
+}
