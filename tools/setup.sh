@@ -17,9 +17,9 @@ case "${1-}" in
 *) die "unknown argument '$1' (only --test is known)" ;;
 esac
 
-# Hash of a requirements file and of this script.
+# Hash of a requirements file, of this script, and of the place: an environment cannot be moved.
 fingerprint() {
-    cat "tools/$1.txt" tools/setup.sh | sha256sum
+    { pwd; cat "tools/$1.txt" tools/setup.sh; } | sha256sum
 }
 
 is_current() {
@@ -57,7 +57,7 @@ all_current && exit 0
 # Two builds may start at once: the second waits, then finds nothing left to do.
 exec 9>tools/.setup.lock
 flock 9
-.venv/bin/python -c '' 2>/dev/null || make_venv
+{ grep -qF "$PWD/.venv" .venv/pyvenv.cfg && .venv/bin/python -c ''; } 2>/dev/null || make_venv
 for name in $wanted; do
     is_current "$name" && continue
     case $name in
