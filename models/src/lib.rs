@@ -14,6 +14,7 @@ pub mod picture;
 pub mod pipeline;
 pub mod roi;
 pub mod time;
+pub mod tracker;
 pub mod yunet;
 
 pub use detection::{Detection, DetectorKind};
@@ -23,3 +24,4 @@ pub use ids::{CameraId, CameraName, ParticipantId, TrackId};
 pub use picture::{Frame, FrameFlags, FrameMeta, Picture, PictureLayout, PixelFormat};
 pub use pipeline::{BackendInfo, Pipeline, PipelineError};
 pub use time::{Clock, Timestamp, UtcNanos};
+pub use tracker::{LandmarkResult, Track, TrackIds, TrackedFace, Tracker, TrackerOptions};
