@@ -1,8 +1,211 @@
 //! Rules that tie several keys together.
+//!
+//! Each rule looks up what it needs by itself, so that a mistake elsewhere hides none of theirs; a
+//! value that is itself wrong takes part in no rule. What one key may hold is in `format.rs`.
 
 use toml::Spanned;
 use toml::de::DeValue;
+use youquanti_models::CameraName;
 
-use crate::table::Problems;
+use crate::choices::Detector;
+use crate::format::{PipelineConfig, SupervisionConfig, find, table_label};
+use crate::table::{At, Key, Leaf, Problems};
+use crate::values::{DetectorSize, DeviceSelector, Int, ParticipantName, Period};
 
-pub(crate) fn check(_root: &Spanned<DeValue<'_>>, _problems: &mut Problems<'_>) {}
+/// Reports every rule that the document breaks.
+pub(crate) fn check(root: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) {
+    let mut rules = Rules { root, problems };
+    rules.camera_names();
+    rules.camera_devices();
+    rules.picture_sizes();
+    rules.detector_size();
+    rules.workers();
+    rules.participants();
+    rules.backoff();
+}
+
+struct Rules<'r, 'p> {
+    root: &'r Spanned<DeValue<'r>>,
+    problems: &'r mut Problems<'p>,
+}
+
+impl Rules<'_, '_> {
+    /// Names become file names, and some file systems take "Left" and "left" for the same.
+    fn camera_names(&mut self) {
+        let names = self.of_cameras::<CameraName>("name");
+        for (later, (path, name)) in names.iter().enumerate() {
+            let same =
+                |(_, other): &&(String, CameraName)| other.as_str().eq_ignore_ascii_case(name.as_str());
+            let Some((first, other)) = names[..later].iter().find(same) else { continue };
+            let line = self.line(first);
+            let phrase = if other == name {
+                format!("is the name of another camera too, on line {line}")
+            } else {
+                format!(
+                    "differs from {:?} on line {line} only in upper and lower case: their files would be the same",
+                    other.as_str()
+                )
+            };
+            self.report(path, &phrase, "give every camera a name of its own");
+        }
+    }
+
+    /// A device can be opened once.
+    fn camera_devices(&mut self) {
+        let devices = self.of_cameras::<DeviceSelector>("v4l2.device");
+        for (later, (path, device)) in devices.iter().enumerate() {
+            let Some((first, _)) = devices[..later].iter().find(|(_, other)| other == device) else {
+                continue;
+            };
+            let phrase = format!("is the device of another camera too, on line {}", self.line(first));
+            self.report(path, &phrase, "choose another device: `youquanti cameras` lists them");
+        }
+    }
+
+    /// A width alone would be combined with a height that nobody chose.
+    fn picture_sizes(&mut self) {
+        for camera in 0..self.cameras() {
+            for source in ["scene", "v4l2"] {
+                for (key, partner) in [("width", "height"), ("height", "width")] {
+                    let path = |key| format!("camera[{camera}].{source}.{key}");
+                    if find(self.root, &path(key)).is_some() && find(self.root, &path(partner)).is_none() {
+                        self.report(
+                            &path(key),
+                            &format!("stands without {partner}"),
+                            &format!("add {partner} = …"),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Only YuNet has a choice of size, and who chooses the size leaves nothing to be derived.
+    fn detector_size(&mut self) {
+        let Some(DetectorSize::Width(width)) = self.written("pipeline.detector_size") else { return };
+        match self.written("pipeline.detector") {
+            None | Some(Detector::Yunet) => {
+                let phrase =
+                    format!("has no effect: detector_size = {} is what it would decide", width.get());
+                if find(self.root, "pipeline.smallest_face").is_some() {
+                    self.report("pipeline.smallest_face", &phrase, "remove one of the two");
+                }
+            }
+            Some(fixed) => {
+                let phrase = format!("does not go with detector = {:?}, whose size is fixed", fixed.name());
+                self.report("pipeline.detector_size", &phrase, "remove it, or write detector = \"yunet\"");
+            }
+        }
+    }
+
+    /// A worker without a camera has nothing to do.
+    fn workers(&mut self) {
+        let cameras = self.cameras();
+        let Some(workers) = self.written::<Int<1, 16>>("pipeline.workers") else { return };
+        if workers.get() as usize > cameras.max(1) {
+            let phrase = format!("is more than there are cameras ({cameras})");
+            self.report(
+                "pipeline.workers",
+                &phrase,
+                &format!("write a whole number from 1 to {}", cameras.max(1)),
+            );
+        }
+    }
+
+    /// Nobody is expected who cannot be seen, nobody is named who is not expected, no name twice.
+    fn participants(&mut self) {
+        let expected =
+            self.written::<Int<1, 64>>("participants.expected").map(|expected| expected.get() as usize);
+        let max_faces = self.written_or::<Int<1, 16>>("pipeline.max_faces", PipelineConfig::KEYS);
+        if let (Some(expected), Some(max_faces)) = (expected, max_faces) {
+            let most = max_faces.get() as usize * self.cameras();
+            if expected > most && most > 0 {
+                let phrase = format!(
+                    "is more than can be seen: max_faces = {} in each camera, {most} in all",
+                    max_faces.get()
+                );
+                self.report(
+                    "participants.expected",
+                    &phrase,
+                    "raise max_faces of [pipeline], or expect fewer",
+                );
+            }
+        }
+        let count = self.count("participants.names");
+        if let Some(expected) = expected.filter(|expected| count > *expected) {
+            let phrase = format!("has {count} names for {expected} participants");
+            self.report("participants.names", &phrase, &format!("remove names, or write expected = {count}"));
+        }
+        let paths: Vec<_> = (0..count).map(|index| format!("participants.names[{index}]")).collect();
+        let names: Vec<Option<ParticipantName>> = paths.iter().map(|path| self.written(path)).collect();
+        for (later, name) in names.iter().enumerate().filter(|(_, name)| name.is_some()) {
+            if let Some(first) = names[..later].iter().position(|other| other == name) {
+                self.report(&paths[later], &format!("is names[{first}] too"), "write each name once");
+            }
+        }
+    }
+
+    /// Waits between restarts grow from the first to the longest.
+    fn backoff(&mut self) {
+        let (first, longest) = ("supervision.backoff_first", "supervision.backoff_longest");
+        let keys = SupervisionConfig::KEYS;
+        let (Some(first_wait), Some(longest_wait)) = (
+            self.written_or::<Period<10, 60_000>>(first, keys),
+            self.written_or::<Period<10, 600_000>>(longest, keys),
+        ) else {
+            return;
+        };
+        if first_wait.get() <= longest_wait.get() {
+            return;
+        }
+        if find(self.root, first).is_some() {
+            self.report(first, &format!("is longer than backoff_longest = \"{longest_wait}\""), "shorten it");
+        } else {
+            self.report(longest, &format!("is shorter than backoff_first = \"{first_wait}\""), "lengthen it");
+        }
+    }
+
+    /// How many cameras the file has.
+    fn cameras(&self) -> usize {
+        self.count("camera")
+    }
+
+    /// Length of a list; 0 when it is not there.
+    fn count(&self, path: &str) -> usize {
+        find(self.root, path).and_then(|value| value.get_ref().as_array()).map_or(0, |list| list.len())
+    }
+
+    /// A key of all cameras that have it, with its path.
+    fn of_cameras<T: Leaf>(&self, key: &str) -> Vec<(String, T)> {
+        let paths = (0..self.cameras()).map(|index| format!("camera[{index}].{key}"));
+        paths.filter_map(|path| self.written(&path).map(|value| (path, value))).collect()
+    }
+
+    /// The value at a path, if it is there and right.
+    fn written<T: Leaf>(&self, path: &str) -> Option<T> {
+        find(self.root, path).and_then(|value| T::parse(value.get_ref()).ok())
+    }
+
+    /// The value at a path, or the default that `keys`, its table's, have for it; `None` when it is wrong.
+    fn written_or<T: Leaf>(&self, path: &str, keys: &[Key]) -> Option<T> {
+        if find(self.root, path).is_some() {
+            return self.written(path);
+        }
+        let (_, name) = path.rsplit_once('.')?;
+        let default = keys.iter().find(|key| key.name == name)?.default?;
+        T::parse(DeValue::parse(default).ok()?.get_ref()).ok()
+    }
+
+    fn line(&self, path: &str) -> usize {
+        find(self.root, path).map_or(1, |value| self.problems.line(value))
+    }
+
+    /// Reports the value at a path; `phrase` ends a sentence that begins with key and value.
+    fn report(&mut self, path: &str, phrase: &str, remedy: &str) {
+        let (table, key) = path.rsplit_once('.').unwrap_or(("", path));
+        if let Some(value) = find(self.root, path) {
+            let table = &table_label(self.root, table);
+            self.problems.misfit(At { table, key, value }, phrase, None, remedy.to_owned());
+        }
+    }
+}

@@ -33,26 +33,28 @@ impl At<'_> {
 pub(crate) struct Problems<'a> {
     source: &'a Source,
     found: Vec<Problem>,
-    /// The text is no TOML: what seems to be missing may only have been misread.
-    ignore_missing: bool,
+    /// Lines that are no TOML. Where there are any, what seems to be missing may only have been misread.
+    misread: Vec<usize>,
 }
 
 impl<'a> Problems<'a> {
     /// Begins with what the parser itself found.
     pub(crate) fn new(source: &'a Source, syntax: &[toml::de::Error]) -> Self {
-        let mut problems = Self { source, found: Vec::new(), ignore_missing: !syntax.is_empty() };
+        let mut problems = Self { source, found: Vec::new(), misread: Vec::new() };
         for error in syntax {
             let what = What {
                 message: format!("not valid TOML: {}", error.message().replace('\n', "; ")),
                 remedy: "correct the marked text; https://toml.io/en/v1.0.0 has the rules".to_owned(),
                 ..What::default()
             };
-            problems.found.push(source.problem(error.span().as_ref(), what));
+            let span = error.span().unwrap_or_default();
+            problems.push(&span, what);
+            problems.misread.push(source.position(span.start).line);
         }
         problems
     }
 
-    /// All problems; a line that is no TOML only has its first.
+    /// All problems, in the order in which they were found.
     pub(crate) fn into_inner(self) -> Vec<Problem> {
         self.found
     }
@@ -94,7 +96,7 @@ impl<'a> Problems<'a> {
         message: String,
         remedy: String,
     ) {
-        if !self.ignore_missing {
+        if self.misread.is_empty() {
             self.wrong(span, table, Some(key), message, remedy);
         }
     }
@@ -104,14 +106,11 @@ impl<'a> Problems<'a> {
         self.source.position(value.span().start).line
     }
 
-    /// After a syntax error the parser goes on with a guess: what it guessed is not reported again.
+    /// A line that is no TOML is reported once: the parser's guess at the rest of it says nothing.
     fn push(&mut self, span: &Range<usize>, what: What) {
-        let problem = self.source.problem(Some(span), what);
-        let line = |p: &Problem| p.position.map(|at| at.line);
-        let misread = self.ignore_missing
-            && self.found.iter().any(|p| p.table.is_empty() && p.key.is_none() && line(p) == line(&problem));
-        if !misread {
-            self.found.push(problem);
+        let line = self.source.position(span.start).line;
+        if !self.misread.contains(&line) {
+            self.found.push(self.source.problem(Some(span), what));
         }
     }
 }
@@ -237,7 +236,7 @@ impl<'a> Entries<'a> {
                 &key.span(),
                 label,
                 Some(name),
-                format!("{} is not a key of this table", printable_key(name)),
+                format!("there is no key {}", printable_key(name)),
                 remedy,
             );
         }

@@ -172,6 +172,12 @@ impl<const MIN_MS: u64, const MAX_MS: u64> Period<MIN_MS, MAX_MS> {
     }
 }
 
+impl<const MIN_MS: u64, const MAX_MS: u64> fmt::Display for Period<MIN_MS, MAX_MS> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&in_units(self.milliseconds, &TIME_UNITS))
+    }
+}
+
 impl<const MIN_MS: u64, const MAX_MS: u64> Leaf for Period<MIN_MS, MAX_MS> {
     fn parse(value: &DeValue<'_>) -> Result<Self, Misfit> {
         Self::new(value.as_str().ok_or(Misfit::Type)?)
