@@ -1,1 +1,23 @@
-//! placeholder
+//! Messages, supervision and actors of YouQuanti.
+//!
+//! Owns who runs on which thread, what travels between them, and what happens when one of them
+//! fails. Knows no back end: a pipeline is anything that implements `youquanti_models::Pipeline`,
+//! plugged in by the caller, so every actor is tested without a GPU and without networks.
+
+pub mod camera;
+pub mod capture;
+pub mod child;
+pub mod clock;
+pub mod fault;
+pub mod flight;
+pub mod ledger;
+pub mod messages;
+pub mod participants;
+pub mod pipeline;
+pub mod plane;
+pub mod recorder;
+pub mod session;
+pub mod session_file;
+pub mod stats;
+pub mod supervision;
+pub mod supervisor;

@@ -1,0 +1,184 @@
+//! A child's thread and its line to the supervisor.
+//!
+//! Owns how an actor gets its own named OS thread, and that no end of an actor goes unnoticed:
+//! whatever way an actor goes (error, panic in any handler or in its constructor, thread gone),
+//! its [`Lifeline`] is dropped and reports it. Never decides what follows.
+
+use std::ffi::CString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix::prelude::*;
+use tracing::warn;
+
+use crate::messages::{ChildId, Shutdown};
+
+/// What a child says of itself.
+#[derive(Debug)]
+pub enum Word {
+    /// At work.
+    Started,
+    /// Failed, and why.
+    Failed(String),
+    /// Came to its natural end.
+    Ended,
+}
+
+/// A child's word to the supervisor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Report {
+    /// Which child.
+    pub child: ChildId,
+    /// Which of its lives.
+    pub generation: u32,
+    /// What it says.
+    pub word: Word,
+}
+
+/// Held by an actor for as long as it lives.
+#[derive(Debug)]
+pub struct Lifeline {
+    supervisor: Recipient<Report>,
+    child: ChildId,
+    generation: u32,
+    last_word_said: bool,
+}
+
+impl Lifeline {
+    /// The line of one life of `child`.
+    pub fn new(supervisor: Recipient<Report>, child: ChildId, generation: u32) -> Self {
+        Self { supervisor, child, generation, last_word_said: false }
+    }
+
+    /// Reports that the actor is at work.
+    pub fn started(&self) {
+        self.say(Word::Started);
+    }
+
+    /// Reports a failure; the actor should end itself.
+    pub fn failed(&mut self, cause: impl Into<String>) {
+        self.last_word_said = true;
+        self.say(Word::Failed(cause.into()));
+    }
+
+    /// Reports the natural end; the actor should end itself.
+    pub fn ended(&mut self) {
+        self.last_word_said = true;
+        self.say(Word::Ended);
+    }
+
+    /// Runs `work`; a panic in it is reported with its text, and `None` comes back. The actor must then
+    /// end itself: its state may be half changed.
+    pub fn guard<T>(&mut self, work: impl FnOnce() -> T) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(done) => Some(done),
+            Err(payload) => {
+                let text = payload
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| payload.downcast_ref::<String>().cloned())
+                    .unwrap_or_else(|| "no text".to_owned());
+                self.failed(format!("panic: {text}"));
+                None
+            }
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a failure report must not be refused by a full mailbox")]
+    fn say(&self, word: Word) {
+        self.supervisor.do_send(Report { child: self.child, generation: self.generation, word });
+    }
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        if !self.last_word_said {
+            let how = if std::thread::panicking() { "panicked" } else { "ended without a word" };
+            self.say(Word::Failed(how.to_owned()));
+        }
+    }
+}
+
+/// One life of a child, as the supervisor holds it.
+pub struct Life {
+    /// The child's thread.
+    pub arbiter: Arbiter,
+    /// Where to ask for an orderly end.
+    pub shutdown: Recipient<Shutdown>,
+}
+
+/// Starts an actor on a new OS thread called `name` (cut to 15 bytes by the kernel), pinned to `core`
+/// if one is given. `make` runs on that thread.
+pub fn start_on_thread<A>(
+    name: &str,
+    core: Option<usize>,
+    make: impl FnOnce(&mut Context<A>) -> A + Send + 'static,
+) -> (Life, Addr<A>)
+where
+    A: Actor<Context = Context<A>> + Handler<Shutdown>,
+{
+    let arbiter = Arbiter::new();
+    let name: String = name.chars().filter(|&c| c != '\0').take(15).collect();
+    let addr = A::start_in_arbiter(&arbiter.handle(), move |ctx| {
+        let named = CString::new(name.as_str()).map(|name| rustix::thread::set_name(&name));
+        if !matches!(named, Ok(Ok(()))) {
+            warn!(name, "the kernel refused the thread's name");
+        }
+        if let Some(id) = core
+            && !core_affinity::set_for_current(core_affinity::CoreId { id })
+        {
+            warn!(name, core = id, "the thread could not be pinned to its core");
+        }
+        make(ctx)
+    });
+    (Life { arbiter, shutdown: addr.clone().recipient() }, addr)
+}
+
+/// Where the present life of an actor is found. Written by the supervisor's factories, read by whoever
+/// sends to the actor; read again when an address turns out to be dead.
+pub struct Port<A: Actor>(Arc<Mutex<Option<Addr<A>>>>);
+
+impl<A: Actor> Port<A> {
+    /// A port with nobody behind it yet.
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(None)))
+    }
+
+    /// The present address.
+    pub fn get(&self) -> Option<Addr<A>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts a new life behind the port.
+    pub fn set(&self, addr: Addr<A>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(addr);
+    }
+}
+
+impl<A: Actor> Default for Port<A> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<A: Actor> Clone for Port<A> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// Sends a control message and waits for its place in the mailbox without holding up the sender.
+pub fn tell<A, M>(ctx: &mut A::Context, to: &Recipient<M>, message: M)
+where
+    A: Actor,
+    A::Context: AsyncContext<A>,
+    M: Message<Result = ()> + Send + 'static,
+{
+    let sending = to.send(message);
+    ctx.spawn(actix::fut::wrap_future::<_, A>(async move {
+        if sending.await.is_err() {
+            tracing::debug!("a control message found its receiver gone");
+        }
+    }));
+}

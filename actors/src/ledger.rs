@@ -1,0 +1,273 @@
+//! The ledger: what became of every captured frame, for every camera and every consumer.
+//!
+//! Owns the rule `captured = delivered + Σ dropped[reason]`. It holds by construction: a captured
+//! frame gets one [`Ticket`] for each consumer, and a ticket is settled exactly once, at the latest
+//! when it is dropped. Counting is atomic and allocation-free. Never decides what is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+use youquanti_models::CameraId;
+
+/// Who consumes a camera's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consumer {
+    /// The face pipeline: the newest frame wins.
+    Pipeline,
+    /// The recorder's frame index: every frame.
+    Index,
+}
+
+impl Consumer {
+    /// All consumers, in the order of the file.
+    pub const ALL: [Consumer; 2] = [Consumer::Pipeline, Consumer::Index];
+
+    /// Name in the session file, metrics and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Consumer::Pipeline => "pipeline",
+            Consumer::Index => "index",
+        }
+    }
+}
+
+/// Why a captured frame did not reach a consumer, or left it without a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropReason {
+    /// Every slot of the ring was in use: the picture was never stored.
+    NoSlot,
+    /// A newer frame took its place before the consumer came for it.
+    Replaced,
+    /// The consumer's bounded mailbox was full.
+    Full,
+    /// The driver marked the picture as damaged.
+    Damaged,
+    /// The picture could not be decoded.
+    Undecodable,
+    /// The consumer failed on it and said so.
+    Failed,
+    /// The consumer crashed, or was abandoned, while it held the frame.
+    Crashed,
+    /// The session ended before the consumer came for it.
+    Unfinished,
+}
+
+impl DropReason {
+    /// All reasons, in the order of the file.
+    pub const ALL: [DropReason; 8] = [
+        DropReason::NoSlot,
+        DropReason::Replaced,
+        DropReason::Full,
+        DropReason::Damaged,
+        DropReason::Undecodable,
+        DropReason::Failed,
+        DropReason::Crashed,
+        DropReason::Unfinished,
+    ];
+
+    /// Name in the session file, metrics and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DropReason::NoSlot => "no_slot",
+            DropReason::Replaced => "replaced",
+            DropReason::Full => "full",
+            DropReason::Damaged => "damaged",
+            DropReason::Undecodable => "undecodable",
+            DropReason::Failed => "failed",
+            DropReason::Crashed => "crashed",
+            DropReason::Unfinished => "unfinished",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct ConsumerCounts {
+    delivered: AtomicU64,
+    dropped: [AtomicU64; DropReason::ALL.len()],
+}
+
+#[derive(Debug, Default)]
+struct CameraCounts {
+    captured: AtomicU64,
+    driver_lost: AtomicU64,
+    consumers: [ConsumerCounts; Consumer::ALL.len()],
+}
+
+/// Counts of a whole session. Shared by all actors; every method may be called from any thread.
+#[derive(Debug)]
+pub struct Ledger {
+    cameras: Box<[CameraCounts]>,
+}
+
+impl Ledger {
+    /// A ledger for cameras 0 to `cameras − 1`.
+    pub fn new(cameras: usize) -> Arc<Self> {
+        Arc::new(Self { cameras: (0..cameras).map(|_| CameraCounts::default()).collect() })
+    }
+
+    /// Counts one captured frame and gives its tickets, one for each consumer in the order of
+    /// [`Consumer::ALL`].
+    pub fn captured(self: &Arc<Self>, camera: CameraId) -> [Ticket; Consumer::ALL.len()] {
+        self.cameras[usize::from(camera.0)].captured.fetch_add(1, Relaxed);
+        Consumer::ALL.map(|consumer| Ticket { ledger: Arc::clone(self), camera, consumer, settled: false })
+    }
+
+    /// Counts frames that the driver itself lost (a jump of its sequence number).
+    pub fn driver_lost(&self, camera: CameraId, frames: u64) {
+        self.cameras[usize::from(camera.0)].driver_lost.fetch_add(frames, Relaxed);
+    }
+
+    /// The counts now. While frames are under way, `captured` may exceed the sum of the rest.
+    pub fn snapshot(&self) -> LedgerSnapshot {
+        let cameras = self.cameras.iter().map(|camera| CameraSnapshot {
+            captured: camera.captured.load(Relaxed),
+            driver_lost: camera.driver_lost.load(Relaxed),
+            consumers: std::array::from_fn(|k| ConsumerSnapshot {
+                delivered: camera.consumers[k].delivered.load(Relaxed),
+                dropped: std::array::from_fn(|r| camera.consumers[k].dropped[r].load(Relaxed)),
+            }),
+        });
+        LedgerSnapshot { cameras: cameras.collect() }
+    }
+}
+
+/// One captured frame on its way to one consumer. Dropped without a word, it counts as
+/// [`DropReason::Crashed`]: whoever held it did not come back.
+#[derive(Debug)]
+pub struct Ticket {
+    ledger: Arc<Ledger>,
+    camera: CameraId,
+    consumer: Consumer,
+    settled: bool,
+}
+
+impl Ticket {
+    fn counts(&self) -> &ConsumerCounts {
+        &self.ledger.cameras[usize::from(self.camera.0)].consumers[self.consumer as usize]
+    }
+
+    /// The consumer has done with the frame what it exists for.
+    pub fn delivered(mut self) {
+        self.settled = true;
+        self.counts().delivered.fetch_add(1, Relaxed);
+    }
+
+    /// The consumer will never have the frame, or has no result for it.
+    pub fn dropped(mut self, reason: DropReason) {
+        self.settled = true;
+        self.counts().dropped[reason as usize].fetch_add(1, Relaxed);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.counts().dropped[DropReason::Crashed as usize].fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// The ledger at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerSnapshot {
+    /// In the order of the cameras' ids.
+    pub cameras: Vec<CameraSnapshot>,
+}
+
+/// One camera's counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CameraSnapshot {
+    /// Frames that reached this process.
+    pub captured: u64,
+    /// Frames that the driver lost before they reached this process.
+    pub driver_lost: u64,
+    /// In the order of [`Consumer::ALL`].
+    pub consumers: [ConsumerSnapshot; Consumer::ALL.len()],
+}
+
+/// What one consumer got of one camera's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConsumerSnapshot {
+    /// Frames that the consumer has dealt with.
+    pub delivered: u64,
+    /// Frames that it did not get, in the order of [`DropReason::ALL`].
+    pub dropped: [u64; DropReason::ALL.len()],
+}
+
+impl ConsumerSnapshot {
+    /// Frames dropped for any reason.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+}
+
+/// The ledger does not add up for one consumer of one camera: an error of this program.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("ledger of camera {camera} for {}: {captured} captured, but {accounted} accounted for", consumer.name())]
+pub struct Imbalance {
+    /// Which camera.
+    pub camera: CameraId,
+    /// Which consumer.
+    pub consumer: Consumer,
+    /// Frames captured.
+    pub captured: u64,
+    /// Frames delivered or dropped.
+    pub accounted: u64,
+}
+
+impl LedgerSnapshot {
+    /// Every place where `captured ≠ delivered + Σ dropped`. Empty once all frames are settled.
+    pub fn imbalances(&self) -> Vec<Imbalance> {
+        let mut found = Vec::new();
+        for (index, camera) in self.cameras.iter().enumerate() {
+            for (consumer, counts) in Consumer::ALL.into_iter().zip(&camera.consumers) {
+                let accounted = counts.delivered + counts.dropped_total();
+                if accounted != camera.captured {
+                    let id = CameraId(u16::try_from(index).unwrap_or(u16::MAX));
+                    found.push(Imbalance { camera: id, consumer, captured: camera.captured, accounted });
+                }
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_counts_once_whatever_happens_to_it() {
+        let ledger = Ledger::new(1);
+        let [a, b] = ledger.captured(CameraId(0));
+        assert_eq!(ledger.snapshot().imbalances().len(), 2, "both are under way");
+        a.delivered();
+        b.dropped(DropReason::Full);
+        let [a, b] = ledger.captured(CameraId(0));
+        drop(a);
+        let crashed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _held = b;
+            panic!("consumer");
+        }));
+        assert!(crashed.is_err());
+        let snapshot = ledger.snapshot();
+        assert_eq!(snapshot.imbalances(), []);
+        let [pipeline, index] = snapshot.cameras[0].consumers;
+        assert_eq!((pipeline.delivered, pipeline.dropped[DropReason::Crashed as usize]), (1, 1));
+        assert_eq!((index.delivered, index.dropped_total()), (0, 2));
+    }
+
+    #[test]
+    fn an_imbalance_names_camera_consumer_and_both_sums() {
+        let ledger = Ledger::new(2);
+        let [a, b] = ledger.captured(CameraId(1));
+        b.delivered();
+        let text = ledger.snapshot().imbalances()[0].to_string();
+        assert_eq!(text, "ledger of camera #1 for pipeline: 1 captured, but 0 accounted for");
+        a.delivered();
+        assert_eq!(ledger.snapshot().imbalances(), []);
+    }
+}

@@ -1,0 +1,171 @@
+//! What travels between actors. Small structs named after a fact or an order.
+//!
+//! Results and events travel in bounded mailboxes and are waited for; frames do not travel here but
+//! in the allocation-free mailboxes of `youquanti-frames`, as [`Delivery`] and [`IndexEntry`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use serde::Serialize;
+use youquanti_frames::FrameHandle;
+use youquanti_models::{CameraId, Frame, FrameFaces, FrameMeta, ParticipantId, Picture, Timestamp, TrackId};
+
+use crate::ledger::Ticket;
+use crate::participants::RosterUpdate;
+
+/// A frame on its way to the pipeline. Dropping it frees the slot and settles the ticket.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Pixels in the camera's own format and stride.
+    pub frame: FrameHandle,
+    /// Counts what became of the frame.
+    pub ticket: Ticket,
+}
+
+impl Frame for Delivery {
+    fn meta(&self) -> &FrameMeta {
+        self.frame.meta()
+    }
+
+    fn picture(&self) -> Picture<'_> {
+        self.frame.picture()
+    }
+}
+
+/// A frame on its way to the recorder's index: facts only, so it never holds a slot.
+#[derive(Debug)]
+pub struct IndexEntry {
+    /// The frame's facts.
+    pub meta: FrameMeta,
+    /// Counts what became of the entry.
+    pub ticket: Ticket,
+}
+
+/// The pipeline is done with a frame. Sent once for each processed frame, in the camera's order.
+#[derive(Clone, Message)]
+#[rtype(result = "()")]
+pub struct FacesFound(pub Arc<FrameFaces>);
+
+/// Faces with their participants. Sent once for each processed frame, in the camera's order.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct FacesNamed {
+    /// The pipeline's result.
+    pub faces: Arc<FrameFaces>,
+    /// Who they are, and what changed with this frame.
+    pub update: RosterUpdate,
+}
+
+/// A track has become a participant, or a participant has moved to another track.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParticipantChange {
+    /// Capture time of the first frame that this holds for.
+    pub at: Timestamp,
+    /// Who.
+    pub participant: ParticipantId,
+    /// Where.
+    pub camera: CameraId,
+    /// Which track the participant has from now on.
+    pub track: TrackId,
+    /// `first seen`, `seen again`.
+    pub why: &'static str,
+}
+
+/// Something worth knowing happened. Goes to the log, the file and whoever listens.
+#[derive(Clone, Debug, Message, Serialize)]
+#[rtype(result = "()")]
+pub struct Event {
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    #[serde(serialize_with = "nanos")]
+    pub at: Timestamp,
+    /// Who says so: `session`, `camera left`, `pipeline 0`, …
+    pub source: String,
+    /// What happened; the names are stable.
+    pub kind: EventKind,
+    /// The particulars, in words or as JSON.
+    pub detail: serde_json::Value,
+}
+
+fn nanos<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(at.0)
+}
+
+/// Kinds of [`Event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// The session began: cameras run, the file is open.
+    SessionStarted,
+    /// The session is about to end, and why.
+    SessionStopping,
+    /// A camera delivers frames.
+    CameraStarted,
+    /// A child failed and will be restarted.
+    ChildFailed,
+    /// A failed child works again.
+    ChildRestarted,
+    /// A child failed too often: the session goes on without it, and it is tried again slowly.
+    ChildDegraded,
+    /// A child failed for good.
+    ChildGivenUp,
+    /// A camera came to its natural end.
+    CameraEnded,
+    /// A participant got a track.
+    Participant,
+    /// More people than expected are in view.
+    OverLimit,
+    /// Somebody set a marker.
+    Marker,
+    /// The ledger does not add up: an error of this program.
+    LedgerImbalance,
+}
+
+impl EventKind {
+    /// Name in file, log and API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            EventKind::SessionStarted => "session_started",
+            EventKind::SessionStopping => "session_stopping",
+            EventKind::CameraStarted => "camera_started",
+            EventKind::ChildFailed => "child_failed",
+            EventKind::ChildRestarted => "child_restarted",
+            EventKind::ChildDegraded => "child_degraded",
+            EventKind::ChildGivenUp => "child_given_up",
+            EventKind::CameraEnded => "camera_ended",
+            EventKind::Participant => "participant",
+            EventKind::OverLimit => "over_limit",
+            EventKind::Marker => "marker",
+            EventKind::LedgerImbalance => "ledger_imbalance",
+        }
+    }
+}
+
+/// A child of the supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ChildId {
+    /// One camera.
+    Camera(CameraId),
+    /// One pipeline worker.
+    Pipeline(u16),
+    /// Tracks to participants.
+    Participants,
+    /// The session file.
+    Recorder,
+}
+
+impl fmt::Display for ChildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ChildId::Camera(id) => write!(f, "camera {id}"),
+            ChildId::Pipeline(worker) => write!(f, "pipeline {worker}"),
+            ChildId::Participants => f.write_str("participants"),
+            ChildId::Recorder => f.write_str("recorder"),
+        }
+    }
+}
+
+/// Ends an actor in good order: device closed, what it holds handed on. Answered when that is done.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Shutdown;

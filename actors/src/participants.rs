@@ -1,0 +1,272 @@
+//! Participants actor: turns each camera's face tracks into participants of the session.
+//!
+//! Owns who is who, by place in the picture: a new track takes over the participant who was last seen
+//! where it begins, else the next number. An id never changes hands silently: every change is a
+//! [`ParticipantChange`] and an event. Never looks at pixels and never drops a result.
+
+use actix::prelude::*;
+use serde_json::json;
+use youquanti_models::{CameraId, Face, FrameFaces, ParticipantId, Timestamp, TrackId};
+
+use crate::child::{Lifeline, Port, tell};
+use crate::fault;
+use crate::messages::{Event, EventKind, FacesFound, FacesNamed, ParticipantChange, Shutdown};
+use crate::recorder::RecorderActor;
+
+/// How far a face may move, in its own sizes, while nobody follows it, and still be the same person.
+const REACH_IN_FACES: f32 = 1.5;
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    camera: CameraId,
+    track: TrackId,
+    centre: [f32; 2],
+    size: f32,
+}
+
+/// Who is who. Pure: sees results, never a clock.
+#[derive(Debug)]
+pub struct Roster {
+    expected: Option<u16>,
+    /// Last sight of each participant; `P1` is at 0.
+    seen: Vec<Seen>,
+}
+
+/// What one frame changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RosterUpdate {
+    /// The participant of each face of the frame, none when there are more people than expected.
+    pub participants: Vec<Option<ParticipantId>>,
+    /// Who got which track.
+    pub changes: Vec<ParticipantChange>,
+}
+
+impl Roster {
+    /// A roster of at most `expected` participants; without it, of any number.
+    pub fn new(expected: Option<u16>) -> Self {
+        Self { expected, seen: Vec::new() }
+    }
+
+    /// Names the faces of one frame. Frames of a camera come in order.
+    pub fn name(&mut self, frame: &FrameFaces) -> RosterUpdate {
+        let mut update = RosterUpdate::default();
+        for face in &frame.faces {
+            let known = self.seen.iter().position(|seen| seen.track == face.track);
+            let index = known.or_else(|| {
+                let (index, why) = self.place_for(frame, face)?;
+                update.changes.push(ParticipantChange {
+                    at: frame.meta.captured_at,
+                    participant: participant(index),
+                    camera: frame.meta.camera,
+                    track: face.track,
+                    why,
+                });
+                Some(index)
+            });
+            if let Some(index) = index {
+                let seen = sight(frame, face);
+                match self.seen.get_mut(index) {
+                    Some(place) => *place = seen,
+                    None => self.seen.push(seen),
+                }
+            }
+            update.participants.push(index.map(participant));
+        }
+        update
+    }
+
+    /// The participant that a new track belongs to: index and why.
+    fn place_for(&self, frame: &FrameFaces, face: &Face) -> Option<(usize, &'static str)> {
+        let here = sight(frame, face);
+        let is_free = |seen: &Seen| {
+            seen.camera == here.camera && frame.faces.iter().all(|other| other.track != seen.track)
+        };
+        let distance = |seen: &Seen| {
+            let [dx, dy] = [seen.centre[0] - here.centre[0], seen.centre[1] - here.centre[1]];
+            dx.hypot(dy) / seen.size.max(here.size)
+        };
+        let nearest = (0..self.seen.len())
+            .filter(|&index| is_free(&self.seen[index]))
+            .map(|index| (index, distance(&self.seen[index])))
+            .min_by(|a, b| a.1.total_cmp(&b.1));
+        let is_full = self.expected.is_some_and(|expected| self.seen.len() >= usize::from(expected));
+        match nearest {
+            Some((index, distance)) if distance <= REACH_IN_FACES || is_full => Some((index, "seen again")),
+            _ if is_full => None,
+            _ => Some((self.seen.len(), "first seen")),
+        }
+    }
+}
+
+fn participant(index: usize) -> ParticipantId {
+    ParticipantId(u16::try_from(index + 1).unwrap_or(u16::MAX))
+}
+
+fn sight(frame: &FrameFaces, face: &Face) -> Seen {
+    let [x0, y0, x1, y1] = face.bbox;
+    Seen {
+        camera: frame.meta.camera,
+        track: face.track,
+        centre: [(x0 + x1) / 2.0, (y0 + y1) / 2.0],
+        size: (x1 - x0).max(y1 - y0),
+    }
+}
+
+/// The session's participants.
+pub struct ParticipantsActor {
+    roster: Roster,
+    /// Whether the last frame of each camera had more faces than were expected, to say so once.
+    over_limit: Vec<bool>,
+    recorder: Port<RecorderActor>,
+    events: Recipient<Event>,
+    lifeline: Lifeline,
+}
+
+impl ParticipantsActor {
+    /// An actor for at most `expected` participants in `cameras` cameras.
+    pub fn new(
+        expected: Option<u16>,
+        cameras: usize,
+        recorder: Port<RecorderActor>,
+        events: Recipient<Event>,
+        lifeline: Lifeline,
+    ) -> Self {
+        Self { roster: Roster::new(expected), over_limit: vec![false; cameras], recorder, events, lifeline }
+    }
+
+    fn announce(&mut self, ctx: &mut Context<Self>, frame: &FrameFaces, update: &RosterUpdate) {
+        for change in &update.changes {
+            let detail = json!({
+                "participant": change.participant.to_string(),
+                "camera": change.camera.0,
+                "track": change.track.0,
+                "why": change.why,
+            });
+            tell::<Self, _>(ctx, &self.events, event(change.at, EventKind::Participant, detail));
+        }
+        let unnamed = update.participants.iter().filter(|named| named.is_none()).count();
+        let over = unnamed + usize::from(frame.over_limit);
+        let was_over = &mut self.over_limit[usize::from(frame.meta.camera.0)];
+        if over > 0 && !*was_over {
+            let detail = json!({ "camera": frame.meta.camera.0, "faces_over_limit": over });
+            tell::<Self, _>(ctx, &self.events, event(frame.meta.captured_at, EventKind::OverLimit, detail));
+        }
+        *was_over = over > 0;
+    }
+}
+
+fn event(at: Timestamp, kind: EventKind, detail: serde_json::Value) -> Event {
+    Event { at, source: "participants".to_owned(), kind, detail }
+}
+
+impl Actor for ParticipantsActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        self.lifeline.started();
+    }
+}
+
+impl Handler<FacesFound> for ParticipantsActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, FacesFound(faces): FacesFound, ctx: &mut Self::Context) -> Self::Result {
+        fault::point("participants:found");
+        let update = self.roster.name(&faces);
+        self.announce(ctx, &faces, &update);
+        let recorder = self.recorder.get();
+        Box::pin(async move {
+            if let Some(recorder) = recorder
+                && recorder.send(FacesNamed { faces, update }).await.is_err()
+            {
+                tracing::debug!("the recorder is gone; the session is being stopped");
+            }
+        })
+    }
+}
+
+impl Handler<Shutdown> for ParticipantsActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
+        self.lifeline.ended();
+        ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use youquanti_models::LANDMARK_COUNT;
+
+    use super::*;
+
+    /// Names one frame with faces at these places: (track, x), each 100 px wide.
+    fn name(roster: &mut Roster, camera: u16, faces: &[(u32, f32)]) -> Vec<Option<u16>> {
+        let mut frame = FrameFaces::with_capacity(4);
+        frame.meta.camera = CameraId(camera);
+        frame.faces.extend(faces.iter().map(|&(track, x)| Face {
+            track: TrackId(track),
+            score: 0.9,
+            bbox: [x, 0.0, x + 100.0, 100.0],
+            presence: 1.0,
+            landmarks: [[0.0; 3]; LANDMARK_COUNT],
+            blendshapes: [0.0; 52],
+            head_pose: [[0.0; 4]; 4],
+        }));
+        roster.name(&frame).participants.iter().map(|named| named.map(|id| id.0)).collect()
+    }
+
+    #[test]
+    fn a_face_that_comes_back_where_it_left_keeps_its_participant() {
+        let mut roster = Roster::new(None);
+        assert_eq!(name(&mut roster, 0, &[(1, 0.0), (2, 500.0)]), [Some(1), Some(2)]);
+        assert_eq!(name(&mut roster, 0, &[(2, 510.0)]), [Some(2)]);
+        assert_eq!(name(&mut roster, 0, &[(7, 60.0), (2, 510.0)]), [Some(1), Some(2)]);
+    }
+
+    #[test]
+    fn elsewhere_or_in_another_camera_a_new_track_is_a_new_participant() {
+        let mut roster = Roster::new(None);
+        assert_eq!(name(&mut roster, 0, &[(1, 0.0)]), [Some(1)]);
+        assert_eq!(name(&mut roster, 1, &[(2, 0.0)]), [Some(2)]);
+        assert_eq!(name(&mut roster, 0, &[(3, 900.0)]), [Some(3)]);
+    }
+
+    #[test]
+    fn nobody_gets_a_number_beyond_those_expected() {
+        let mut roster = Roster::new(Some(2));
+        assert_eq!(name(&mut roster, 0, &[(1, 0.0), (2, 300.0), (3, 600.0)]), [Some(1), Some(2), None]);
+        assert_eq!(
+            name(&mut roster, 0, &[(2, 300.0), (3, 600.0)]),
+            [Some(2), Some(1)],
+            "the free one is taken over"
+        );
+    }
+
+    #[test]
+    fn every_change_is_said() {
+        let mut roster = Roster::new(None);
+        let mut frame = FrameFaces::with_capacity(1);
+        frame.meta.captured_at = Timestamp(77);
+        assert_eq!(roster.name(&frame), RosterUpdate::default());
+        name(&mut roster, 0, &[(1, 0.0)]);
+        name(&mut roster, 0, &[]);
+        let mut again = FrameFaces::with_capacity(1);
+        again.meta.captured_at = Timestamp(99);
+        again.faces.push(Face {
+            track: TrackId(5),
+            score: 0.9,
+            bbox: [10.0, 0.0, 110.0, 100.0],
+            presence: 1.0,
+            landmarks: [[0.0; 3]; LANDMARK_COUNT],
+            blendshapes: [0.0; 52],
+            head_pose: [[0.0; 4]; 4],
+        });
+        let change = roster.name(&again).changes.remove(0);
+        assert_eq!(
+            (change.participant, change.track, change.why),
+            (ParticipantId(1), TrackId(5), "seen again")
+        );
+        assert_eq!(change.at, Timestamp(99));
+    }
+}

@@ -1,0 +1,279 @@
+//! The data plane: what outlives every actor of a session.
+//!
+//! Owns the frame mailboxes, each camera's ring and counters, the ledger, the live figures and the
+//! flight recorder. Actors come and go; what is queued here waits for the next life.
+//! Never starts anything and never decides anything.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use youquanti_frames::{Counted, FrameRing, Latest, MailboxStream, RingError, RingOptions};
+use youquanti_models::{BackendInfo, CameraId, CameraName, Clock, PictureLayout};
+
+use crate::capture::{CaptureDevice, CaptureError, DeviceInfo};
+use crate::flight::FlightRecorder;
+use crate::ledger::{DropReason, Ledger};
+use crate::messages::{Delivery, IndexEntry};
+use crate::stats::SessionStats;
+
+/// Opens a camera, on the camera's own thread.
+pub type OpenDevice =
+    Arc<dyn Fn(Arc<dyn Clock>) -> Result<Box<dyn CaptureDevice>, CaptureError> + Send + Sync>;
+
+/// What a camera is made from.
+#[derive(Clone)]
+pub struct CameraPlan {
+    /// Its name.
+    pub name: CameraName,
+    /// Opens its device.
+    pub open: OpenDevice,
+    /// Slots of its ring.
+    pub slots: usize,
+    /// Whether the source waits for its consumers, so that no frame is dropped.
+    pub lossless: bool,
+}
+
+/// Entries of the frame index that may wait for the recorder: at 60 fps more than 15 s.
+const INDEX_CAPACITY: usize = 1024;
+
+/// Frames that may wait for the pipeline when none may be dropped.
+const LOSSLESS_CAPACITY: usize = 2;
+
+/// The way from a camera to its pipeline.
+pub enum FrameMailbox {
+    /// The newest frame wins.
+    Latest(Latest<Delivery>),
+    /// Every frame, the camera waits for room.
+    Lossless(Counted<Delivery>),
+}
+
+impl FrameMailbox {
+    /// Puts a frame in; a frame that it displaces is counted.
+    pub fn send(&self, delivery: Delivery) {
+        match self {
+            FrameMailbox::Latest(mailbox) => {
+                if let Some(displaced) = mailbox.send(delivery) {
+                    displaced.ticket.dropped(DropReason::Replaced);
+                }
+            }
+            FrameMailbox::Lossless(mailbox) => {
+                if let Err(refused) = mailbox.send(delivery) {
+                    refused.ticket.dropped(DropReason::Full);
+                }
+            }
+        }
+    }
+
+    /// The consumer's end. A restarted consumer takes over what waits here.
+    pub fn stream(&self) -> MailboxStream<Delivery> {
+        match self {
+            FrameMailbox::Latest(mailbox) => mailbox.stream(),
+            FrameMailbox::Lossless(mailbox) => mailbox.stream(),
+        }
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            FrameMailbox::Latest(_) => Poll::Ready(()),
+            FrameMailbox::Lossless(mailbox) => mailbox.poll_ready(cx),
+        }
+    }
+
+    fn try_recv(&self) -> Option<Delivery> {
+        match self {
+            FrameMailbox::Latest(mailbox) => mailbox.try_recv(),
+            FrameMailbox::Lossless(mailbox) => mailbox.try_recv(),
+        }
+    }
+}
+
+/// What is known of a camera once it has been opened.
+#[derive(Clone, Debug)]
+pub struct OpenedCamera {
+    /// Size, format and stride of its frames.
+    pub layout: PictureLayout,
+    /// What it is.
+    pub info: DeviceInfo,
+}
+
+/// One camera's part of the data plane.
+pub struct CameraLine {
+    /// What the camera is made from.
+    pub plan: CameraPlan,
+    /// To the pipeline.
+    pub frames: FrameMailbox,
+    /// To the recorder's index.
+    pub index: Counted<IndexEntry>,
+    /// Sequence number of the next frame; goes on over restarts.
+    pub next_seq: AtomicU64,
+    /// Stamp of the last frame, nanoseconds; stamps never go back over restarts either.
+    pub last_captured_at: AtomicU64,
+    opened: Mutex<Option<OpenedCamera>>,
+    ring: Mutex<RingPlace>,
+}
+
+#[derive(Default)]
+struct RingPlace {
+    ring: Option<FrameRing>,
+    made: u32,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl CameraLine {
+    fn new(plan: CameraPlan) -> Self {
+        let frames = if plan.lossless {
+            FrameMailbox::Lossless(Counted::new(LOSSLESS_CAPACITY))
+        } else {
+            FrameMailbox::Latest(Latest::new())
+        };
+        Self {
+            plan,
+            frames,
+            index: Counted::new(INDEX_CAPACITY),
+            next_seq: AtomicU64::new(0),
+            last_captured_at: AtomicU64::new(0),
+            opened: Mutex::new(None),
+            ring: Mutex::new(RingPlace::default()),
+        }
+    }
+
+    /// What the camera was when it was last opened.
+    pub fn opened(&self) -> Option<OpenedCamera> {
+        lock(&self.opened).clone()
+    }
+
+    /// Whether every consumer that must get every frame has room for one more.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match (self.frames.poll_room(cx), self.index.poll_ready(cx)) {
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// What outlives every actor of a session.
+pub struct DataPlane {
+    /// The session's clock.
+    pub clock: Arc<dyn Clock>,
+    /// What became of every frame.
+    pub ledger: Arc<Ledger>,
+    /// Live figures.
+    pub stats: SessionStats,
+    /// What happened in the last minute.
+    pub flight: FlightRecorder,
+    /// In the order of the cameras' ids.
+    pub cameras: Box<[CameraLine]>,
+    /// Whether cameras deliver what they capture: set at the session's start, once all are open.
+    pub capturing: AtomicBool,
+    backend: Mutex<Option<BackendInfo>>,
+    session_name: String,
+    ring_dir: PathBuf,
+}
+
+impl DataPlane {
+    /// A plane for these cameras; rings are made when the cameras are opened, as
+    /// `youquanti.<session>.<camera>` in `ring_dir`.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        session_name: String,
+        ring_dir: PathBuf,
+        cameras: Vec<CameraPlan>,
+        flight_spans: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            ledger: Ledger::new(cameras.len()),
+            stats: crate::stats::session_stats(cameras.len()),
+            flight: FlightRecorder::new(flight_spans),
+            cameras: cameras.into_iter().map(CameraLine::new).collect(),
+            capturing: AtomicBool::new(false),
+            backend: Mutex::new(None),
+            session_name,
+            ring_dir,
+        })
+    }
+
+    /// One camera's part.
+    pub fn camera(&self, id: CameraId) -> &CameraLine {
+        &self.cameras[usize::from(id.0)]
+    }
+
+    /// Ids of all cameras.
+    pub fn camera_ids(&self) -> impl Iterator<Item = CameraId> + use<> {
+        (0..self.cameras.len()).map(|index| CameraId(u16::try_from(index).unwrap_or(u16::MAX)))
+    }
+
+    /// Names of all cameras, in the order of their ids.
+    pub fn camera_names(&self) -> Vec<CameraName> {
+        self.cameras.iter().map(|line| line.plan.name.clone()).collect()
+    }
+
+    /// The ring for a camera that has just been opened: the one it had, if its frames still fit,
+    /// else a new one, and the old one gives out no more slots.
+    ///
+    /// # Errors
+    /// When no segment can be made.
+    pub fn ring_for(&self, id: CameraId, opened: OpenedCamera) -> Result<FrameRing, RingError> {
+        let line = self.camera(id);
+        let mut place = lock(&line.ring);
+        if let Some(ring) = &place.ring {
+            if ring.layout() == opened.layout {
+                *lock(&line.opened) = Some(opened);
+                return Ok(ring.clone());
+            }
+            ring.retire();
+        }
+        let mut name = format!("{}.{}", self.session_name, line.plan.name);
+        if place.made > 0 {
+            name = format!("{name}.{}", place.made);
+        }
+        let ring = FrameRing::create(&RingOptions {
+            dir: self.ring_dir.clone(),
+            name,
+            slots: line.plan.slots,
+            layout: opened.layout,
+        })?;
+        place.made += 1;
+        place.ring = Some(ring.clone());
+        *lock(&line.opened) = Some(opened);
+        Ok(ring)
+    }
+
+    /// The back end that the session's pipelines run, once one has been built.
+    pub fn backend(&self) -> Option<BackendInfo> {
+        lock(&self.backend).clone()
+    }
+
+    /// Notes the back end of a pipeline that has just been built.
+    pub fn set_backend(&self, info: BackendInfo) {
+        *lock(&self.backend) = Some(info);
+    }
+
+    /// Settles frames that no pipeline came for. Called when cameras and pipelines are at rest.
+    pub fn settle_frames(&self) {
+        for line in &self.cameras {
+            while let Some(rest) = line.frames.try_recv() {
+                rest.ticket.dropped(DropReason::Unfinished);
+            }
+        }
+    }
+
+    /// Settles index entries that no recorder came for. Called when the recorder is at rest.
+    pub fn settle_index(&self) {
+        for line in &self.cameras {
+            while let Some(rest) = line.index.try_recv() {
+                rest.ticket.dropped(DropReason::Unfinished);
+            }
+        }
+    }
+
+    /// Lets cameras deliver from now on; each must still be woken.
+    pub fn open_barrier(&self) {
+        self.capturing.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,399 @@
+//! Recorder actor: owns the session file and is the only one that writes it, on its own thread.
+//!
+//! Takes every result, event and index entry it is sent; what does not fit into its mailbox waits at the
+//! sender. Flushes on a timer. A failed write is never retried blindly: what is safe is kept, the file
+//! is closed as well as it can be, and the session is told. Without a file it only keeps the books.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::fut::ActorFuture;
+use actix::prelude::*;
+use futures_core::Stream;
+use tracing::info;
+use youquanti_frames::MailboxStream;
+use youquanti_models::{BackendInfo, CameraId, Timestamp};
+
+use crate::camera::error_chain;
+use crate::capture::StampSource;
+use crate::child::Lifeline;
+use crate::fault;
+use crate::ledger::{Consumer, DropReason, LedgerSnapshot};
+use crate::messages::{Event, EventKind, FacesNamed, IndexEntry, ParticipantChange, Shutdown};
+use crate::plane::DataPlane;
+use crate::session_file::{
+    CameraHeader, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
+    ledger_item,
+};
+
+/// Index entries taken in one go before other messages have their turn.
+const INDEX_BATCH: usize = 256;
+
+/// How often the ledger and a pair of clocks are written while a session runs.
+const CHECKPOINT: Duration = Duration::from_secs(60);
+
+/// What is recorded, and where.
+#[derive(Clone, Debug)]
+pub struct RecordingPlan {
+    /// The session file; must not exist.
+    pub path: PathBuf,
+    /// Unique for each session.
+    pub session_id: String,
+    /// What people call the session.
+    pub session_name: String,
+    /// The whole configuration, TOML.
+    pub config_text: String,
+    /// Program and version.
+    pub software: String,
+    /// Names of P1, P2, …, as far as they are known.
+    pub participant_names: Vec<String>,
+    /// How often rows become safe.
+    pub flush_interval: Duration,
+    /// How the file is written.
+    pub options: SessionOptions,
+}
+
+/// Writes the last rows and closes the file. Answered with what is in it, or nothing without a file.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Option<Summary>, String>")]
+pub struct Finish {
+    /// `ok`, or `degraded` and why, as JSON.
+    pub verdict: String,
+}
+
+/// The session's recorder.
+pub struct RecorderActor {
+    plane: Arc<DataPlane>,
+    plan: Option<Arc<RecordingPlan>>,
+    writer: Option<SessionWriter>,
+    index: Vec<MailboxStream<IndexEntry>>,
+    names: Vec<String>,
+    checkpoint_at: Timestamp,
+    lifeline: Lifeline,
+}
+
+impl RecorderActor {
+    /// A recorder that creates its file when it is started; without a plan it only keeps the books.
+    pub fn new(plane: Arc<DataPlane>, plan: Option<Arc<RecordingPlan>>, lifeline: Lifeline) -> Self {
+        let names = plane.camera_names().iter().map(ToString::to_string).collect();
+        Self { plane, plan, writer: None, index: Vec::new(), names, checkpoint_at: Timestamp(0), lifeline }
+    }
+
+    /// Does `write` if there is a file; a failure or a panic in it ends the recorder, loudly. Says whether
+    /// all is well.
+    fn write(
+        &mut self,
+        ctx: &mut Context<Self>,
+        write: impl FnOnce(&mut SessionWriter, &DataPlane, &[String]) -> Result<(), SessionFileError>,
+    ) -> bool {
+        let Some(writer) = &mut self.writer else { return self.plan.is_none() };
+        let (plane, names) = (&*self.plane, &*self.names);
+        match self.lifeline.guard(|| write(writer, plane, names)) {
+            Some(Ok(())) => return true,
+            Some(Err(error)) => {
+                let cause = error_chain(&error);
+                let closed = self.close("{\"state\":\"degraded\",\"reasons\":[\"recording failed\"]}");
+                self.lifeline.failed(match closed {
+                    Ok(_) => format!("{cause}; the file was closed with what it had"),
+                    Err(second) => format!("{cause}; closing the file failed too: {second}"),
+                });
+                ctx.terminate();
+            }
+            None => {
+                // Dropping the writer closes the file; its last commit stands.
+                self.writer = None;
+                ctx.terminate();
+            }
+        }
+        false
+    }
+
+    fn close(&mut self, verdict: &str) -> Result<Option<Summary>, String> {
+        let Some(writer) = self.writer.take() else { return Ok(None) };
+        let snapshot = self.plane.ledger.snapshot();
+        let mut rows = Vec::new();
+        for_ledger_rows(&snapshot, &self.names, |camera, consumer, item, count| {
+            rows.push((camera.to_owned(), consumer, item.to_owned(), count));
+        });
+        let rows: Vec<(&str, &str, &str, u64)> = rows
+            .iter()
+            .map(|(camera, consumer, item, count)| (&**camera, *consumer, &**item, *count))
+            .collect();
+        writer
+            .finish(self.plane.clock.now(), self.plane.clock.utc(), &rows, verdict)
+            .map(Some)
+            .map_err(|error| error_chain(&error))
+    }
+}
+
+/// Every count of the ledger as camera, consumer, item and count; counts of dropped frames only where
+/// there are any.
+fn for_ledger_rows(
+    snapshot: &LedgerSnapshot,
+    names: &[String],
+    mut row: impl FnMut(&str, &'static str, &str, u64),
+) {
+    for (camera, name) in snapshot.cameras.iter().zip(names) {
+        for (consumer, counts) in Consumer::ALL.into_iter().zip(&camera.consumers) {
+            row(name, consumer.name(), ledger_item::CAPTURED, camera.captured);
+            row(name, consumer.name(), ledger_item::DELIVERED, counts.delivered);
+            row(name, consumer.name(), ledger_item::DRIVER_LOST, camera.driver_lost);
+            for (reason, &count) in DropReason::ALL.into_iter().zip(&counts.dropped) {
+                if count > 0 {
+                    let item = format!("{}{}", ledger_item::DROPPED_PREFIX, reason.name());
+                    row(name, consumer.name(), &item, count);
+                }
+            }
+        }
+    }
+}
+
+fn create(plan: &RecordingPlan, plane: &DataPlane) -> Result<SessionWriter, SessionFileError> {
+    fault::point("recorder:create");
+    let opened: Vec<_> = plane.cameras.iter().map(|line| (line.plan.name.clone(), line.opened())).collect();
+    let described: Vec<_> = opened
+        .iter()
+        .filter_map(|(name, opened)| opened.as_ref().map(|opened| (name, opened, describe(opened))))
+        .collect();
+    let cameras: Vec<_> = described
+        .iter()
+        .map(|(name, opened, (device, stamps))| CameraHeader {
+            name,
+            layout: opened.layout,
+            device,
+            stamp_source: stamps,
+        })
+        .collect();
+    let none = BackendInfo {
+        backend: "none",
+        device: String::new(),
+        runtime: String::new(),
+        models: Vec::new(),
+        reason: "no pipeline runs".to_owned(),
+    };
+    SessionWriter::create(
+        &plan.path,
+        &SessionHeader {
+            session_id: &plan.session_id,
+            name: &plan.session_name,
+            utc_start: plane.clock.utc(),
+            clock_start: plane.clock.now(),
+            software: &plan.software,
+            config_text: &plan.config_text,
+            backend: plane.backend().as_ref().unwrap_or(&none),
+            cameras: &cameras,
+            options: plan.options,
+        },
+    )
+}
+
+/// A camera in words: what it is, and what its stamps mean.
+fn describe(opened: &crate::plane::OpenedCamera) -> (String, String) {
+    let info = &opened.info;
+    let device = format!("{} {} ({}), {} fps", info.driver, info.name, info.id, info.fps);
+    let meaning = match info.stamps {
+        StampSource::DriverExposureStart => "driver, CLOCK_MONOTONIC, start of exposure",
+        StampSource::DriverFrameEnd => "driver, CLOCK_MONOTONIC, end of frame",
+        StampSource::Computed => "computed, start + n/fps",
+        StampSource::Receipt => "receipt by this program",
+    };
+    let stamps = format!("{meaning}, steps of {} ns", info.stamp_resolution.as_nanos());
+    (device, stamps)
+}
+
+impl Actor for RecorderActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if let Some(plan) = self.plan.clone() {
+            let plane = Arc::clone(&self.plane);
+            match self.lifeline.guard(|| create(&plan, &plane)) {
+                Some(Ok(writer)) => self.writer = Some(writer),
+                Some(Err(error)) => {
+                    self.lifeline.failed(error_chain(&error));
+                    return ctx.terminate();
+                }
+                None => return ctx.terminate(),
+            }
+            info!(path = %plan.path.display(), "recording");
+            ctx.run_interval(plan.flush_interval, |recorder, ctx| {
+                let now = recorder.plane.clock.now();
+                let is_checkpoint = now >= recorder.checkpoint_at;
+                if is_checkpoint {
+                    recorder.checkpoint_at = now + CHECKPOINT;
+                }
+                recorder.write(ctx, |writer, plane, names| {
+                    fault::point("recorder:before-flush");
+                    if is_checkpoint {
+                        checkpoint(writer, plane, names)?;
+                    }
+                    writer.flush(now).map(drop)
+                });
+            });
+        }
+        self.index = self.plane.cameras.iter().map(|line| line.index.stream()).collect();
+        self.lifeline.started();
+        ctx.spawn(IndexLoop);
+    }
+}
+
+fn checkpoint(
+    writer: &mut SessionWriter,
+    plane: &DataPlane,
+    names: &[String],
+) -> Result<(), SessionFileError> {
+    let now = plane.clock.now();
+    writer.append_clock(now, plane.clock.utc())?;
+    let mut result = Ok(());
+    for_ledger_rows(&plane.ledger.snapshot(), names, |camera, consumer, item, count| {
+        if result.is_ok() {
+            result = writer.append_ledger(now, camera, consumer, item, count);
+        }
+    });
+    result
+}
+
+/// Takes index entries for as long as the actor lives.
+struct IndexLoop;
+
+impl ActorFuture<RecorderActor> for IndexLoop {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        recorder: &mut RecorderActor,
+        ctx: &mut Context<RecorderActor>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        for _ in 0..INDEX_BATCH {
+            if !recorder.take_index_entry(ctx, task) {
+                return Poll::Pending;
+            }
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl RecorderActor {
+    /// Takes one entry of any camera; false when there is none.
+    fn take_index_entry(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
+        for camera in 0..self.index.len() {
+            if let Poll::Ready(Some(entry)) = Pin::new(&mut self.index[camera]).poll_next(task) {
+                if self.write(ctx, |writer, _, _| writer.append_frame(&entry.meta, None)) {
+                    entry.ticket.delivered();
+                } else {
+                    entry.ticket.dropped(DropReason::Failed);
+                }
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Handler<FacesNamed> for RecorderActor {
+    type Result = ();
+
+    fn handle(&mut self, FacesNamed { faces, update }: FacesNamed, ctx: &mut Self::Context) {
+        let plan = self.plan.clone();
+        self.write(ctx, |writer, _, names| {
+            fault::point("recorder:faces");
+            for change in &update.changes {
+                append_participant(writer, change, plan.as_deref(), names)?;
+            }
+            writer.append_faces(&faces, &update.participants)
+        });
+    }
+}
+
+fn append_participant(
+    writer: &mut SessionWriter,
+    change: &ParticipantChange,
+    plan: Option<&RecordingPlan>,
+    names: &[String],
+) -> Result<(), SessionFileError> {
+    let id = change.participant.to_string();
+    let given = plan.and_then(|plan| plan.participant_names.get(usize::from(change.participant.0) - 1));
+    writer.append_participant(&Participant {
+        time: change.at,
+        id: change.participant,
+        name: given.unwrap_or(&id),
+        role: "",
+        camera: camera_name(names, change.camera),
+        track: change.track,
+        why: change.why,
+    })
+}
+
+fn camera_name(names: &[String], id: CameraId) -> &str {
+    names.get(usize::from(id.0)).map_or("", String::as_str)
+}
+
+impl Handler<Event> for RecorderActor {
+    type Result = ();
+
+    fn handle(&mut self, event: Event, ctx: &mut Self::Context) {
+        self.write(ctx, |writer, _, _| {
+            let (source, kind, json) = (&event.source, event.kind.name(), event.detail.to_string());
+            if event.kind == EventKind::Marker {
+                writer.append_marker(event.at, source, kind, &json)?;
+            }
+            writer.append_event(event.at, source, kind, &json)
+        });
+    }
+}
+
+/// A camera was away from its last good frame to its return.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct CameraGap {
+    /// Which camera.
+    pub camera: CameraId,
+    /// Stamp of the last frame before.
+    pub start: Timestamp,
+    /// When it was at work again.
+    pub end: Timestamp,
+    /// What the camera said when it failed.
+    pub cause: String,
+}
+
+impl Handler<CameraGap> for RecorderActor {
+    type Result = ();
+
+    fn handle(&mut self, gap: CameraGap, ctx: &mut Self::Context) {
+        self.write(ctx, |writer, _, names| {
+            let json = serde_json::json!({ "cause": gap.cause }).to_string();
+            let source = camera_name(names, gap.camera);
+            writer.append_gap(&Gap {
+                start: gap.start,
+                end: gap.end,
+                source,
+                cause: "camera failed",
+                json: &json,
+            })
+        });
+    }
+}
+
+impl Handler<Finish> for RecorderActor {
+    type Result = Result<Option<Summary>, String>;
+
+    fn handle(&mut self, finish: Finish, ctx: &mut Self::Context) -> Self::Result {
+        let mut task = TaskContext::from_waker(std::task::Waker::noop());
+        while self.take_index_entry(ctx, &mut task) {}
+        self.close(&finish.verdict)
+    }
+}
+
+impl Handler<Shutdown> for RecorderActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
+        self.lifeline.ended();
+        ctx.stop();
+    }
+}

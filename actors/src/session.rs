@@ -1,0 +1,704 @@
+//! Session actor: the order in which a session starts, runs and ends.
+//!
+//! Owns the session's state (arming, running, stopping), its events, and the report at its end. Starts
+//! cameras first, then pipelines, then the recorder; opens the barrier when all are at work; stops in the
+//! order in which frames flow, so that everything captured is accounted for. Never touches a frame.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use actix::prelude::*;
+use serde_json::json;
+use tracing::{error, info, warn};
+use youquanti_models::{BackendInfo, CameraId, CameraName, Clock, Timestamp};
+
+use crate::camera::{BarrierOpened, CameraActor};
+use crate::child::{Port, start_on_thread, tell};
+use crate::flight::Stage;
+use crate::ledger::{CameraSnapshot, Imbalance, LedgerSnapshot};
+use crate::messages::{ChildId, Event, EventKind};
+use crate::participants::ParticipantsActor;
+use crate::pipeline::{PipelineActor, PipelinePlan};
+use crate::plane::{CameraPlan, DataPlane};
+use crate::recorder::{CameraGap, Finish, RecorderActor, RecordingPlan};
+use crate::session_file::Summary;
+use crate::stats::LatencySnapshot;
+use crate::supervision::{RestartPolicy, WhenExhausted};
+use crate::supervisor::{Change, ChildChanged, ChildSpec, Factory, StartChild, StopChild, SupervisorActor};
+
+/// How long a child may take to end before it is abandoned.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Traces written in one session; a camera that fails for ever must not fill the disk.
+const MAX_TRACES: u32 = 20;
+
+/// Time that the flight recorder covers.
+const FLIGHT_SECONDS: usize = 60;
+
+/// Frames a second that the flight recorder is sized for, each camera.
+const FLIGHT_FPS: usize = 60;
+
+/// Everything a session is made from.
+#[derive(Clone)]
+pub struct SessionPlan {
+    /// What people call it; part of the names of its segments.
+    pub name: String,
+    /// Cameras, in the order of their ids.
+    pub cameras: Vec<CameraPlan>,
+    /// Pipeline workers; every camera belongs to exactly one.
+    pub pipelines: Vec<PipelinePlan>,
+    /// How many people take part, if that is known.
+    pub expected_participants: Option<u16>,
+    /// What is recorded, and where; nothing without it.
+    pub recording: Option<RecordingPlan>,
+    /// How cameras and pipelines are restarted.
+    pub restarts: RestartPolicy,
+    /// Where rings are made: `/dev/shm`.
+    pub ring_dir: PathBuf,
+    /// Where traces of the last minute go after a failure; none are written without it.
+    pub trace_dir: Option<PathBuf>,
+    /// When the session ends by itself, counted from the barrier.
+    pub duration: Option<Duration>,
+}
+
+/// Why a session did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Segments of an earlier run cannot be removed, or the folder for rings cannot be read.
+    #[error("shared memory in {dir} cannot be prepared")]
+    Rings {
+        /// Where rings are made.
+        dir: PathBuf,
+        /// Why.
+        source: youquanti_frames::RingError,
+    },
+    /// A camera cannot be opened.
+    #[error("camera \"{camera}\" cannot be opened: {cause}")]
+    Camera {
+        /// Which.
+        camera: CameraName,
+        /// What it said.
+        cause: String,
+    },
+    /// No pipeline could be built.
+    #[error("pipeline {worker} cannot be built: {cause}")]
+    Pipeline {
+        /// Which worker.
+        worker: u16,
+        /// What it said.
+        cause: String,
+    },
+    /// The session file cannot be made.
+    #[error("recording cannot start: {cause}")]
+    Recording {
+        /// What the recorder said.
+        cause: String,
+    },
+    /// This program failed.
+    #[error("the session cannot start: {cause}")]
+    Internal {
+        /// How.
+        cause: String,
+    },
+}
+
+/// How a session went.
+#[derive(Clone, Debug)]
+pub struct SessionReport {
+    /// What people call it.
+    pub name: String,
+    /// Why it ended.
+    pub stop_reason: String,
+    /// What went wrong on the way, in words; empty when all was well.
+    pub degraded: Vec<String>,
+    /// When the barrier was opened.
+    pub started_at: Timestamp,
+    /// When capturing ended.
+    pub stopped_at: Timestamp,
+    /// The back end that ran.
+    pub backend: Option<BackendInfo>,
+    /// In the order of the cameras' ids.
+    pub cameras: Vec<CameraReport>,
+    /// Places where the ledger does not add up: errors of this program.
+    pub imbalances: Vec<Imbalance>,
+    /// The session file, if there is one.
+    pub recording: Option<Result<Summary, String>>,
+    /// Traces that were written.
+    pub traces: Vec<PathBuf>,
+}
+
+/// How one camera went.
+#[derive(Clone, Debug)]
+pub struct CameraReport {
+    /// Its name.
+    pub name: CameraName,
+    /// What became of its frames.
+    pub ledger: CameraSnapshot,
+    /// Faces found in all its frames together.
+    pub face_rows: u64,
+    /// Capture to result.
+    pub latency: LatencySnapshot,
+    /// Times it was restarted.
+    pub restarts: u32,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), StartError>")]
+struct Start;
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Stop {
+    reason: String,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Mark {
+    text: String,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct WriteTrace {
+    to: PathBuf,
+    done: SyncSender<std::io::Result<()>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Arming,
+    Running,
+    Stopping,
+}
+
+/// The session.
+struct SessionActor {
+    plan: SessionPlan,
+    plane: Arc<DataPlane>,
+    cast: Option<Arc<Cast>>,
+    state: State,
+    started_at: Timestamp,
+    degraded: BTreeSet<String>,
+    open_gaps: BTreeMap<CameraId, (Timestamp, String)>,
+    ended: BTreeSet<CameraId>,
+    traces: Vec<PathBuf>,
+    report: SyncSender<SessionReport>,
+}
+
+/// Whom the session directs.
+struct Cast {
+    supervisor: Addr<SupervisorActor>,
+    cameras: Vec<Port<CameraActor>>,
+    participants: Port<ParticipantsActor>,
+    recorder: Port<RecorderActor>,
+}
+
+impl Cast {
+    /// A supervisor and empty ports for a session that is about to start.
+    fn new(plane: &DataPlane, listener: Recipient<ChildChanged>) -> Self {
+        Self {
+            supervisor: SupervisorActor::new(Arc::clone(&plane.clock), listener).start(),
+            cameras: plane.cameras.iter().map(|_| Port::new()).collect(),
+            participants: Port::new(),
+            recorder: Port::new(),
+        }
+    }
+
+    fn camera_spec(&self, plan: &SessionPlan, plane: &Arc<DataPlane>, id: CameraId) -> ChildSpec {
+        let (plane, port) = (Arc::clone(plane), self.cameras[usize::from(id.0)].clone());
+        let thread = format!("yq-cam-{}", plane.camera(id).plan.name);
+        let factory: Factory = Box::new(move |lifeline| {
+            let plane = Arc::clone(&plane);
+            let (life, addr) = start_on_thread(&thread, None, move |_| CameraActor::new(id, plane, lifeline));
+            port.set(addr);
+            life
+        });
+        ChildSpec { id: ChildId::Camera(id), policy: plan.restarts, factory }
+    }
+
+    fn pipeline_spec(&self, plan: &SessionPlan, plane: &Arc<DataPlane>, worker: u16) -> ChildSpec {
+        let (plane, participants) = (Arc::clone(plane), self.participants.clone());
+        let pipeline = plan.pipelines[usize::from(worker)].clone();
+        let factory: Factory = Box::new(move |lifeline| {
+            let core = pipeline.core;
+            let (plane, participants, pipeline) =
+                (Arc::clone(&plane), participants.clone(), pipeline.clone());
+            let make = move |_: &mut _| PipelineActor::new(pipeline, plane, participants, lifeline);
+            start_on_thread(&format!("yq-pipeline-{worker}"), core, make).0
+        });
+        ChildSpec { id: ChildId::Pipeline(worker), policy: plan.restarts, factory }
+    }
+
+    fn participants_spec(&self, plan: &SessionPlan, cameras: usize, events: Recipient<Event>) -> ChildSpec {
+        let (port, recorder) = (self.participants.clone(), self.recorder.clone());
+        let expected = plan.expected_participants;
+        let factory: Factory = Box::new(move |lifeline| {
+            let (recorder, events) = (recorder.clone(), events.clone());
+            let make = move |_: &mut _| ParticipantsActor::new(expected, cameras, recorder, events, lifeline);
+            let (life, addr) = start_on_thread("yq-participants", None, make);
+            port.set(addr);
+            life
+        });
+        ChildSpec { id: ChildId::Participants, policy: plan.restarts, factory }
+    }
+
+    fn recorder_spec(&self, plan: &SessionPlan, plane: &Arc<DataPlane>) -> ChildSpec {
+        let (plane, port) = (Arc::clone(plane), self.recorder.clone());
+        let recording = plan.recording.clone().map(Arc::new);
+        let factory: Factory = Box::new(move |lifeline| {
+            let (plane, recording) = (Arc::clone(&plane), recording.clone());
+            let make = move |_: &mut _| RecorderActor::new(plane, recording, lifeline);
+            let (life, addr) = start_on_thread("yq-recorder", None, make);
+            port.set(addr);
+            life
+        });
+        // A recorder is never restarted: its file cannot be continued by another.
+        let policy =
+            RestartPolicy { max_restarts: 0, when_exhausted: WhenExhausted::Escalate, ..plan.restarts };
+        ChildSpec { id: ChildId::Recorder, policy, factory }
+    }
+
+    async fn start_child(&self, spec: ChildSpec) -> Result<(), String> {
+        self.supervisor.send(StartChild(spec)).await.unwrap_or_else(|gone| Err(gone.to_string()))
+    }
+
+    /// Starts everything and opens the barrier.
+    async fn start(
+        &self,
+        plan: &SessionPlan,
+        plane: &Arc<DataPlane>,
+        events: Recipient<Event>,
+    ) -> Result<(), StartError> {
+        // Asked for all at once, waited for one by one: cameras take their time in parallel.
+        let opening: Vec<_> = plane
+            .camera_ids()
+            .map(|id| (id, self.supervisor.send(StartChild(self.camera_spec(plan, plane, id)))))
+            .collect();
+        for (id, opened) in opening {
+            let outcome = opened.await.unwrap_or_else(|gone| Err(gone.to_string()));
+            let camera = plane.camera(id).plan.name.clone();
+            outcome.map_err(|cause| StartError::Camera { camera, cause })?;
+        }
+        let workers = (0..plan.pipelines.len()).map(|worker| u16::try_from(worker).unwrap_or(u16::MAX));
+        let building: Vec<_> = workers
+            .map(|worker| (worker, self.supervisor.send(StartChild(self.pipeline_spec(plan, plane, worker)))))
+            .collect();
+        for (worker, built) in building {
+            let outcome = built.await.unwrap_or_else(|gone| Err(gone.to_string()));
+            outcome.map_err(|cause| StartError::Pipeline { worker, cause })?;
+        }
+        self.start_child(self.recorder_spec(plan, plane))
+            .await
+            .map_err(|cause| StartError::Recording { cause })?;
+        self.start_child(self.participants_spec(plan, plane.cameras.len(), events))
+            .await
+            .map_err(|cause| StartError::Internal { cause })?;
+        plane.open_barrier();
+        for camera in self.cameras.iter().filter_map(Port::get) {
+            // A camera that has just crashed finds the barrier open in its next life.
+            camera.send(BarrierOpened).await.ok();
+        }
+        Ok(())
+    }
+
+    /// Stops everything in the order in which frames flow. Returns the file's summary, and who had to be
+    /// abandoned.
+    async fn stop(
+        &self,
+        plan: &SessionPlan,
+        plane: &DataPlane,
+        mut degraded: BTreeSet<String>,
+    ) -> (Option<Result<Summary, String>>, BTreeSet<String>) {
+        let cameras = plane.camera_ids().map(ChildId::Camera).collect();
+        let pipelines = (0..plan.pipelines.len())
+            .map(|worker| ChildId::Pipeline(u16::try_from(worker).unwrap_or(u16::MAX)))
+            .collect();
+        for children in [cameras, pipelines, vec![ChildId::Participants]] {
+            let children: Vec<ChildId> = children;
+            let stopping: Vec<_> = children
+                .into_iter()
+                .map(|id| (id, self.supervisor.send(StopChild { id, patience: PATIENCE })))
+                .collect();
+            for (id, stopped) in stopping {
+                if !stopped.await.unwrap_or(false) {
+                    degraded.insert(format!("{id} did not end within {PATIENCE:?} and was abandoned"));
+                }
+            }
+        }
+        plane.settle_frames();
+        let verdict = verdict(&degraded);
+        let recording = match (self.recorder.get(), &plan.recording) {
+            (Some(recorder), Some(_)) => {
+                Some(recorder.send(Finish { verdict }).await.unwrap_or_else(|gone| Err(gone.to_string())))
+            }
+            (Some(recorder), None) => {
+                recorder.send(Finish { verdict }).await.ok();
+                None
+            }
+            (None, _) => None,
+        };
+        self.supervisor.send(StopChild { id: ChildId::Recorder, patience: PATIENCE }).await.ok();
+        plane.settle_index();
+        let recording = recording.map(|finished| {
+            finished.and_then(|summary| summary.ok_or_else(|| "the recorder had failed before".to_owned()))
+        });
+        if let Some(Err(cause)) = &recording {
+            degraded.insert(format!("recording: {cause}"));
+        }
+        (recording, degraded)
+    }
+}
+
+/// What the file says of the session, as JSON.
+fn verdict(degraded: &BTreeSet<String>) -> String {
+    let state = if degraded.is_empty() { "ok" } else { "degraded" };
+    json!({ "state": state, "reasons": degraded }).to_string()
+}
+
+impl SessionActor {
+    fn new(plan: SessionPlan, plane: Arc<DataPlane>, report: SyncSender<SessionReport>) -> Self {
+        Self {
+            plan,
+            plane,
+            cast: None,
+            state: State::Arming,
+            started_at: Timestamp::default(),
+            degraded: BTreeSet::new(),
+            open_gaps: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            traces: Vec::new(),
+            report,
+        }
+    }
+
+    fn emit(&mut self, ctx: &mut Context<Self>, source: &str, kind: EventKind, detail: serde_json::Value) {
+        let event = Event { at: self.plane.clock.now(), source: source.to_owned(), kind, detail };
+        self.publish(ctx, event);
+    }
+
+    fn publish(&mut self, ctx: &mut Context<Self>, event: Event) {
+        info!(source = event.source, kind = event.kind.name(), detail = %event.detail, "event");
+        if let Some(recorder) = self.cast.as_ref().and_then(|cast| cast.recorder.get()) {
+            tell::<Self, _>(ctx, &recorder.recipient(), event);
+        }
+    }
+
+    fn child_name(&self, id: ChildId) -> String {
+        match id {
+            ChildId::Camera(camera) => format!("camera {}", self.plane.camera(camera).plan.name),
+            other => other.to_string(),
+        }
+    }
+
+    fn begin_stop(&mut self, ctx: &mut Context<Self>, reason: &str) {
+        if self.state != State::Running {
+            return;
+        }
+        self.state = State::Stopping;
+        self.emit(ctx, "session", EventKind::SessionStopping, json!({ "reason": reason }));
+        let Some(cast) = self.cast.clone() else { return };
+        let (plan, plane, degraded) = (self.plan.clone(), Arc::clone(&self.plane), self.degraded.clone());
+        let reason = reason.to_owned();
+        let stopping = async move {
+            let stopped_at = plane.clock.now();
+            let (recording, degraded) = cast.stop(&plan, &plane, degraded).await;
+            (stopped_at, recording, degraded)
+        };
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(stopping).map(
+            move |(stopped_at, recording, mut degraded), session, ctx| {
+                let snapshot = session.plane.ledger.snapshot();
+                let imbalances = snapshot.imbalances();
+                for imbalance in &imbalances {
+                    error!(%imbalance, "the ledger does not close");
+                    degraded.insert(imbalance.to_string());
+                }
+                let report = SessionReport {
+                    name: session.plan.name.clone(),
+                    stop_reason: reason,
+                    degraded: degraded.into_iter().collect(),
+                    started_at: session.started_at,
+                    stopped_at,
+                    backend: session.plane.backend(),
+                    cameras: camera_reports(&session.plane, &snapshot),
+                    imbalances,
+                    recording,
+                    traces: std::mem::take(&mut session.traces),
+                };
+                // Whoever started the session may not want the report.
+                session.report.try_send(report).ok();
+                ctx.stop();
+            },
+        ));
+    }
+
+    /// Writes the last minute to a file of its own, off this thread.
+    fn write_trace(&mut self, name: &str) {
+        let written = u32::try_from(self.traces.len()).unwrap_or(u32::MAX);
+        let Some(dir) = self.plan.trace_dir.as_ref().filter(|_| written < MAX_TRACES) else { return };
+        let path = dir.join(format!("{}.{written}-{name}.trace.json", self.plan.name));
+        self.traces.push(path.clone());
+        let plane = Arc::clone(&self.plane);
+        actix_rt::task::spawn_blocking(move || {
+            if let Err(error) = save_trace(&plane, &path) {
+                warn!(path = %path.display(), %error, "the trace could not be written");
+            }
+        });
+    }
+}
+
+fn save_trace(plane: &DataPlane, path: &std::path::Path) -> std::io::Result<()> {
+    let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
+    plane.flight.write_trace(&plane.camera_names(), &mut out)?;
+    std::io::Write::flush(&mut out)
+}
+
+fn camera_reports(plane: &DataPlane, snapshot: &LedgerSnapshot) -> Vec<CameraReport> {
+    let parts = plane.cameras.iter().zip(plane.stats.iter()).zip(&snapshot.cameras);
+    let reports = parts.map(|((line, stats), ledger)| CameraReport {
+        name: line.plan.name.clone(),
+        ledger: *ledger,
+        face_rows: stats.face_rows.load(Ordering::Relaxed),
+        latency: stats.latency.snapshot(),
+        restarts: stats.restarts.load(Ordering::Relaxed),
+    });
+    reports.collect()
+}
+
+impl Actor for SessionActor {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        System::current().stop();
+    }
+}
+
+impl Handler<Start> for SessionActor {
+    type Result = ResponseActFuture<Self, Result<(), StartError>>;
+
+    fn handle(&mut self, _: Start, ctx: &mut Self::Context) -> Self::Result {
+        let cast = Arc::new(Cast::new(&self.plane, ctx.address().recipient()));
+        self.cast = Some(Arc::clone(&cast));
+        let (plan, plane, events) = (self.plan.clone(), Arc::clone(&self.plane), ctx.address().recipient());
+        let starting = async move {
+            let started = cast.start(&plan, &plane, events).await;
+            if started.is_err() {
+                cast.stop(&plan, &plane, BTreeSet::new()).await;
+            }
+            started
+        };
+        Box::pin(actix::fut::wrap_future::<_, Self>(starting).map(|started, session, ctx| {
+            if started.is_ok() {
+                session.state = State::Running;
+                session.started_at = session.plane.clock.now();
+                let detail = json!({
+                    "name": session.plan.name,
+                    "cameras": session.plane.cameras.len(),
+                    "backend": session.plane.backend().map(|info| info.backend),
+                });
+                session.emit(ctx, "session", EventKind::SessionStarted, detail);
+                if let Some(duration) = session.plan.duration {
+                    ctx.run_later(duration, |session, ctx| session.begin_stop(ctx, "duration reached"));
+                }
+            } else {
+                ctx.stop();
+            }
+            started
+        }))
+    }
+}
+
+impl Handler<Stop> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
+        self.begin_stop(ctx, &stop.reason);
+    }
+}
+
+impl Handler<Mark> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, mark: Mark, ctx: &mut Self::Context) {
+        self.emit(ctx, "operator", EventKind::Marker, json!({ "text": mark.text }));
+    }
+}
+
+impl Handler<WriteTrace> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, WriteTrace { to, done }: WriteTrace, _: &mut Self::Context) {
+        let plane = Arc::clone(&self.plane);
+        actix_rt::task::spawn_blocking(move || done.try_send(save_trace(&plane, &to)).ok());
+    }
+}
+
+impl Handler<Event> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, event: Event, ctx: &mut Self::Context) {
+        self.publish(ctx, event);
+    }
+}
+
+impl Handler<ChildChanged> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, ChildChanged { id, at, change }: ChildChanged, ctx: &mut Self::Context) {
+        let name = self.child_name(id);
+        match change {
+            Change::Failed { cause, retry_at, degraded } => {
+                warn!(child = name, cause, "failed");
+                self.degraded.insert(format!("{name} failed: {cause}"));
+                if let ChildId::Camera(camera) = id {
+                    let last = self.plane.camera(camera).last_captured_at.load(Ordering::Relaxed);
+                    self.open_gaps.entry(camera).or_insert((Timestamp(last), cause.clone()));
+                }
+                let kind = if degraded { EventKind::ChildDegraded } else { EventKind::ChildFailed };
+                let wait = retry_at.saturating_since(at).as_millis() as u64;
+                self.emit(ctx, &name, kind, json!({ "cause": cause, "retry_in_ms": wait }));
+                if !degraded {
+                    self.write_trace(&name.replace(' ', "-"));
+                }
+            }
+            Change::Restarted => {
+                if let ChildId::Camera(camera) = id {
+                    self.plane.stats[usize::from(camera.0)].restarts.fetch_add(1, Ordering::Relaxed);
+                    if let Some((start, cause)) = self.open_gaps.remove(&camera)
+                        && let Some(recorder) = self.cast.as_ref().and_then(|cast| cast.recorder.get())
+                    {
+                        let gap = CameraGap { camera, start, end: at, cause };
+                        tell::<Self, _>(ctx, &recorder.recipient(), gap);
+                    }
+                }
+                self.emit(ctx, &name, EventKind::ChildRestarted, json!({}));
+            }
+            Change::Ended => {
+                let ChildId::Camera(camera) = id else { return };
+                self.ended.insert(camera);
+                self.emit(ctx, &name, EventKind::CameraEnded, json!({}));
+                if self.ended.len() == self.plane.cameras.len() {
+                    self.begin_stop(ctx, "every source came to its end");
+                }
+            }
+            Change::GivenUp { cause } => {
+                error!(child = name, cause, "failed for good");
+                self.degraded.insert(format!("{name} failed for good: {cause}"));
+                self.emit(ctx, &name, EventKind::ChildGivenUp, json!({ "cause": cause }));
+                self.write_trace(&name.replace(' ', "-"));
+                self.begin_stop(ctx, &format!("{name} failed for good"));
+            }
+        }
+    }
+}
+
+/// A running session, held by whoever started it. Dropped, it stops the session and waits for the end.
+pub struct SessionHandle {
+    session: Addr<SessionActor>,
+    plane: Arc<DataPlane>,
+    report: Receiver<SessionReport>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SessionHandle {
+    /// Starts a session on threads of its own and returns when all cameras deliver.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(plan: SessionPlan, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let dir = plan.ring_dir.clone();
+        for stale in youquanti_frames::remove_stale(&dir, &format!("{}.", plan.name))
+            .map_err(|source| StartError::Rings { dir, source })?
+        {
+            info!(segment = %stale.display(), "removed the frame ring of a run that was killed");
+        }
+        let spans = plan.cameras.len() * FLIGHT_SECONDS * FLIGHT_FPS * Stage::PER_FRAME;
+        let (name, ring_dir) = (plan.name.clone(), plan.ring_dir.clone());
+        let plane = DataPlane::new(clock, name, ring_dir, plan.cameras.clone(), spans);
+        let (report_to, report) = sync_channel(1);
+        let (started_to, started) = sync_channel(1);
+        let actor_plane = Arc::clone(&plane);
+        let internal = |cause: &dyn std::fmt::Display| StartError::Internal { cause: cause.to_string() };
+        let thread = std::thread::Builder::new()
+            .name("yq-session".to_owned())
+            .spawn(move || {
+                let system = System::new();
+                system.block_on(async move {
+                    let session = SessionActor::new(plan, actor_plane, report_to).start();
+                    let outcome = session.send(Start).await;
+                    started_to.try_send((session, outcome)).ok();
+                });
+                if let Err(error) = system.run() {
+                    error!(%error, "the session's thread ended with an error");
+                }
+            })
+            .map_err(|error| internal(&error))?;
+        let (session, outcome) = started.recv().map_err(|gone| internal(&gone))?;
+        let handle = Self { session, plane, report, thread: Some(thread) };
+        match outcome.map_err(|gone| internal(&gone)).and_then(|started| started) {
+            Ok(()) => Ok(handle),
+            Err(error) => {
+                drop(handle);
+                Err(error)
+            }
+        }
+    }
+
+    /// Live figures, ledger and flight recorder.
+    pub fn plane(&self) -> &Arc<DataPlane> {
+        &self.plane
+    }
+
+    /// Asks the session to end; [`wait`](Self::wait) tells when it has.
+    pub fn stop(&self, reason: &str) {
+        // A session that is gone has stopped.
+        self.session.try_send(Stop { reason: reason.to_owned() }).ok();
+    }
+
+    /// Sets a marker, stamped now.
+    pub fn mark(&self, text: &str) {
+        self.session.try_send(Mark { text: text.to_owned() }).ok();
+    }
+
+    /// Writes what happened to the frames of the last minute as a trace that Perfetto opens.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or the session is over.
+    pub fn write_trace(&self, to: PathBuf) -> std::io::Result<()> {
+        let (done_to, done) = sync_channel(1);
+        let over = || std::io::Error::other("the session is over");
+        self.session.try_send(WriteTrace { to, done: done_to }).map_err(|_| over())?;
+        done.recv().map_err(|_| over())?
+    }
+
+    /// Waits up to `patience` for the session's end; its report, once.
+    pub fn wait(&mut self, patience: Duration) -> Option<SessionReport> {
+        match self.report.recv_timeout(patience) {
+            Ok(report) => {
+                self.join();
+                Some(report)
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("the session's thread panicked");
+        }
+    }
+}
+
+impl Drop for SessionHandle {
+    fn drop(&mut self) {
+        self.stop("dropped");
+        self.join();
+    }
+}

@@ -1,0 +1,119 @@
+//! Live figures per camera, for progress lines and reports. Written with relaxed atomics on the
+//! per-frame path, read by anybody at any time; never waited for and never exact to the frame.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+const BUCKETS: usize = 96;
+const BUCKETS_PER_DOUBLING: f64 = 6.0;
+
+/// A histogram of durations from 50 µs up, in steps of 12 %, for percentiles without allocation.
+#[derive(Debug)]
+pub struct LatencyHistogram {
+    counts: [AtomicU64; BUCKETS],
+}
+
+impl Default for LatencyHistogram {
+    fn default() -> Self {
+        Self { counts: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+impl LatencyHistogram {
+    const FIRST_MICROS: f64 = 50.0;
+
+    /// Counts one duration.
+    pub fn record(&self, latency: Duration) {
+        let ratio = (latency.as_secs_f64() * 1e6 / Self::FIRST_MICROS).max(1.0);
+        let bucket = (ratio.log2() * BUCKETS_PER_DOUBLING) as usize;
+        self.counts[bucket.min(BUCKETS - 1)].fetch_add(1, Relaxed);
+    }
+
+    /// The counts now.
+    pub fn snapshot(&self) -> LatencySnapshot {
+        LatencySnapshot(std::array::from_fn(|k| self.counts[k].load(Relaxed)))
+    }
+}
+
+/// A histogram at one moment. The difference of two is the histogram of the time between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LatencySnapshot([u64; BUCKETS]);
+
+impl LatencySnapshot {
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &LatencySnapshot) -> LatencySnapshot {
+        LatencySnapshot(std::array::from_fn(|k| self.0[k].saturating_sub(earlier.0[k])))
+    }
+
+    /// The `share` quantile (0 to 1) to within 12 %, or `None` when nothing was counted.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let total: u64 = self.0.iter().sum();
+        let wanted = ((total as f64 * share).ceil() as u64).max(1);
+        let mut seen = 0;
+        for (k, &count) in self.0.iter().enumerate() {
+            seen += count;
+            if count > 0 && seen >= wanted {
+                let micros =
+                    LatencyHistogram::FIRST_MICROS * ((k as f64 + 0.5) / BUCKETS_PER_DOUBLING).exp2();
+                return Some(Duration::from_secs_f64(micros / 1e6));
+            }
+        }
+        None
+    }
+}
+
+/// Live figures of one camera.
+#[derive(Debug, Default)]
+pub struct CameraStats {
+    /// Faces in the newest result.
+    pub faces: AtomicU32,
+    /// Results published.
+    pub results: AtomicU64,
+    /// Rows of faces published.
+    pub face_rows: AtomicU64,
+    /// Capture to result handed to the actors.
+    pub latency: LatencyHistogram,
+    /// Times the camera was restarted.
+    pub restarts: AtomicU32,
+}
+
+/// Figures of all cameras, in the order of their ids.
+pub type SessionStats = Arc<[CameraStats]>;
+
+/// Figures for `cameras` cameras, all zero.
+pub fn session_stats(cameras: usize) -> SessionStats {
+    (0..cameras).map(|_| CameraStats::default()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_within_a_bucket() {
+        let histogram = LatencyHistogram::default();
+        assert_eq!(histogram.snapshot().quantile(0.5), None);
+        for millis in 1..=100 {
+            histogram.record(Duration::from_millis(millis));
+        }
+        let before = histogram.snapshot();
+        for (share, want) in [(0.5, 50.0), (0.99, 99.0), (0.0, 1.0), (1.0, 100.0)] {
+            let got = before.quantile(share).unwrap().as_secs_f64() * 1e3;
+            assert!((got / want).log2().abs() <= 1.0 / BUCKETS_PER_DOUBLING, "{share}: {got} for {want}");
+        }
+        histogram.record(Duration::from_secs(7));
+        let since = histogram.snapshot().since(&before).quantile(0.5).unwrap();
+        assert!((since.as_secs_f64() / 7.0).log2().abs() <= 1.0 / BUCKETS_PER_DOUBLING);
+    }
+
+    #[test]
+    fn durations_beyond_the_scale_land_in_the_end_buckets() {
+        let histogram = LatencyHistogram::default();
+        histogram.record(Duration::ZERO);
+        histogram.record(Duration::from_secs(1_000_000));
+        assert!(histogram.snapshot().quantile(0.1).unwrap() < Duration::from_micros(60));
+        assert!(histogram.snapshot().quantile(1.0).unwrap() > Duration::from_secs(2));
+    }
+}

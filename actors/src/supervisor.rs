@@ -1,0 +1,238 @@
+//! Supervisor actor: carries out what [`crate::supervision`] decides.
+//!
+//! Owns the children's lives: makes each from its factory, on its own thread, hears of every end through
+//! its lifeline, and makes the next life when the policy says so. Never looks into a child's work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+use youquanti_models::{Clock, Timestamp};
+
+use crate::child::{Life, Lifeline, Report, Word, tell};
+use crate::messages::{ChildId, Shutdown};
+use crate::supervision::{ChildState, ChildSupervision, Effect, Input, RestartPolicy};
+
+/// Makes one life of a child.
+pub type Factory = Box<dyn FnMut(Lifeline) -> Life + Send>;
+
+/// A child as the session hands it over.
+pub struct ChildSpec {
+    /// Which child.
+    pub id: ChildId,
+    /// How it is restarted.
+    pub policy: RestartPolicy,
+    /// Makes its lives.
+    pub factory: Factory,
+}
+
+/// Starts a child. Answered when it is at work, or with the cause when its first life fails; that
+/// failure is not retried, because whoever starts a session wants to know.
+#[derive(Message)]
+#[rtype(result = "Result<(), String>")]
+pub struct StartChild(pub ChildSpec);
+
+/// Ends a child in good order and for good. Answered with whether it ended within `patience`;
+/// a child that does not is abandoned with its thread.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "bool")]
+pub struct StopChild {
+    /// Which child.
+    pub id: ChildId,
+    /// How long to wait for it.
+    pub patience: Duration,
+}
+
+/// Something changed for a child.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct ChildChanged {
+    /// Which child.
+    pub id: ChildId,
+    /// When it was noticed.
+    pub at: Timestamp,
+    /// What.
+    pub change: Change,
+}
+
+/// See [`ChildChanged`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It failed and is made again at `retry_at`.
+    Failed {
+        /// What it said.
+        cause: String,
+        /// When the next life begins.
+        retry_at: Timestamp,
+        /// Whether its budget of restarts is used up.
+        degraded: bool,
+    },
+    /// It works again.
+    Restarted,
+    /// It came to its natural end.
+    Ended,
+    /// It failed for good, and the session must end.
+    GivenUp {
+        /// What it said.
+        cause: String,
+    },
+}
+
+struct Child {
+    id: ChildId,
+    supervision: ChildSupervision,
+    factory: Factory,
+    life: Option<Life>,
+    /// Whoever started the child waits here for its first word.
+    first_word: Option<oneshot::Sender<Result<(), String>>>,
+}
+
+impl Child {
+    fn dispose(&mut self) {
+        if let Some(life) = self.life.take() {
+            life.arbiter.stop();
+        }
+    }
+}
+
+/// The session's supervisor.
+pub struct SupervisorActor {
+    clock: Arc<dyn Clock>,
+    children: Vec<Child>,
+    listener: Recipient<ChildChanged>,
+}
+
+impl SupervisorActor {
+    /// A supervisor without children; `listener` hears of every change.
+    pub fn new(clock: Arc<dyn Clock>, listener: Recipient<ChildChanged>) -> Self {
+        Self { clock, children: Vec::new(), listener }
+    }
+
+    fn input(&mut self, ctx: &mut Context<Self>, id: ChildId, input: Input) -> Option<Effect> {
+        let now = self.clock.now();
+        let supervisor = ctx.address().recipient();
+        let child = self.children.iter_mut().find(|child| child.id == id)?;
+        let effect = child.supervision.on(now, input);
+        match effect {
+            Some(Effect::Spawn { generation }) => {
+                child.life = Some((child.factory)(Lifeline::new(supervisor, id, generation)));
+            }
+            Some(Effect::RetryAt { at, .. }) => {
+                child.dispose();
+                ctx.run_later(at.saturating_since(now), move |supervisor, ctx| supervisor.tick(ctx, id));
+            }
+            Some(Effect::Escalate) => child.dispose(),
+            Some(Effect::Shutdown { .. }) | None => {}
+        }
+        effect
+    }
+
+    /// Time has passed for a waiting child; if the timer was early, it is set again.
+    fn tick(&mut self, ctx: &mut Context<Self>, id: ChildId) {
+        self.input(ctx, id, Input::Tick);
+        let now = self.clock.now();
+        let state = self.children.iter().find(|child| child.id == id).map(|child| child.supervision.state());
+        if let Some(ChildState::Waiting { until, .. }) = state {
+            let wait = until.saturating_since(now).max(Duration::from_millis(1));
+            ctx.run_later(wait, move |supervisor, ctx| supervisor.tick(ctx, id));
+        }
+    }
+
+    fn announce(&self, ctx: &mut Context<Self>, id: ChildId, change: Change) {
+        let changed = ChildChanged { id, at: self.clock.now(), change };
+        tell::<Self, _>(ctx, &self.listener, changed);
+    }
+}
+
+impl Actor for SupervisorActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<StartChild> for SupervisorActor {
+    type Result = ResponseFuture<Result<(), String>>;
+
+    fn handle(&mut self, StartChild(spec): StartChild, ctx: &mut Self::Context) -> Self::Result {
+        let (tell, told) = oneshot::channel();
+        self.children.push(Child {
+            id: spec.id,
+            supervision: ChildSupervision::new(spec.policy),
+            factory: spec.factory,
+            life: None,
+            first_word: Some(tell),
+        });
+        self.input(ctx, spec.id, Input::Start);
+        Box::pin(async move { told.await.unwrap_or_else(|_| Err("the supervisor is gone".to_owned())) })
+    }
+}
+
+impl Handler<Report> for SupervisorActor {
+    type Result = ();
+
+    fn handle(&mut self, report: Report, ctx: &mut Self::Context) {
+        let Report { child: id, generation, word } = report;
+        let Some(child) = self.children.iter_mut().find(|child| child.id == id) else { return };
+        if generation != child.supervision.generation() {
+            return;
+        }
+        let before = child.supervision.state();
+        match word {
+            Word::Started => {
+                let first = child.first_word.take();
+                self.input(ctx, id, Input::Started { generation });
+                match first {
+                    // Whoever asked may have lost patience.
+                    Some(first) => drop(first.send(Ok(()))),
+                    None if before == ChildState::Starting => self.announce(ctx, id, Change::Restarted),
+                    None => {}
+                }
+            }
+            Word::Failed(cause) => {
+                if let Some(first) = child.first_word.take() {
+                    child.supervision.on(self.clock.now(), Input::Stop);
+                    child.dispose();
+                    drop(first.send(Err(cause)));
+                    return;
+                }
+                match self.input(ctx, id, Input::Failed { generation }) {
+                    Some(Effect::RetryAt { at, degraded }) => {
+                        self.announce(ctx, id, Change::Failed { cause, retry_at: at, degraded });
+                    }
+                    Some(Effect::Escalate) => self.announce(ctx, id, Change::GivenUp { cause }),
+                    _ => {}
+                }
+            }
+            Word::Ended => {
+                self.input(ctx, id, Input::Ended { generation });
+                if before == ChildState::Running {
+                    self.announce(ctx, id, Change::Ended);
+                }
+            }
+        }
+    }
+}
+
+impl Handler<StopChild> for SupervisorActor {
+    type Result = ResponseActFuture<Self, bool>;
+
+    fn handle(&mut self, StopChild { id, patience }: StopChild, ctx: &mut Self::Context) -> Self::Result {
+        let wants_shutdown = matches!(self.input(ctx, id, Input::Stop), Some(Effect::Shutdown { .. }));
+        let shutdown = self.children.iter().find(|child| child.id == id).and_then(|child| {
+            let life = child.life.as_ref()?;
+            wants_shutdown.then(|| life.shutdown.send(Shutdown))
+        });
+        let ended = actix::fut::wrap_future::<_, Self>(async move {
+            match shutdown {
+                // A closed mailbox means that the child ended on its own meanwhile.
+                Some(request) => actix_rt::time::timeout(patience, request).await.is_ok(),
+                None => true,
+            }
+        });
+        Box::pin(ended.map(move |clean, supervisor: &mut Self, _| {
+            if let Some(child) = supervisor.children.iter_mut().find(|child| child.id == id) {
+                child.dispose();
+            }
+            clean
+        }))
+    }
+}
