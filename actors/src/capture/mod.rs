@@ -4,11 +4,16 @@
 //! slot, the source fills it, and that is the only time the pixels are written. Never retries,
 //! never restarts: an error says what happened, the supervisor decides.
 
+pub mod scene;
+
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use youquanti_models::{FrameFlags, PictureLayout, PixelFormat, Timestamp};
+use tokio::time::{Instant, Sleep};
+use youquanti_models::{Clock, FrameFlags, PictureLayout, PixelFormat, Timestamp};
 
 /// A camera, real or not, that is open and streams.
 ///
@@ -164,4 +169,100 @@ pub enum CaptureError {
         /// As the source has it, or what is wrong.
         got: String,
     },
+}
+
+/// Frames that a paced source holds back for a late caller, as a driver's buffers would.
+const BUFFERED_FRAMES: u64 = 3;
+
+/// Says which frame of a source without a clock is next, when it is due, and how it is stamped.
+pub(crate) struct Pacer {
+    pace: Pace,
+    fps: f64,
+    clock: Arc<dyn Clock>,
+    /// Stamp of frame 0; set by the first poll unless the options did.
+    start: Option<Timestamp>,
+    next: u64,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Pacer {
+    /// Needs a tokio runtime with time. `fps` is more than 0.
+    pub(crate) fn new(pace: Pace, fps: f64, start: Option<Timestamp>, clock: Arc<dyn Clock>) -> Self {
+        Self { pace, fps, clock, start, next: 0, timer: Box::pin(tokio::time::sleep(Duration::ZERO)) }
+    }
+
+    /// Completes with the index of the frame to make now; each index is given at most once, in order.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<u64> {
+        let start = *self.start.get_or_insert_with(|| self.clock.now());
+        if self.pace == Pace::Real {
+            loop {
+                let now = self.clock.now();
+                let due = self.due(start, self.next);
+                if due <= now {
+                    let periods_late = (now.saturating_since(due).as_secs_f64() * self.fps) as u64;
+                    self.next += periods_late.saturating_sub(BUFFERED_FRAMES - 1);
+                    break;
+                }
+                self.timer.as_mut().reset(Instant::now() + due.saturating_since(now));
+                if self.timer.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.next += 1;
+        Poll::Ready(self.next - 1)
+    }
+
+    /// The stamp of frame `index`, taken when its making begins.
+    pub(crate) fn captured_at(&self, index: u64) -> Timestamp {
+        match (self.pace, self.start) {
+            (Pace::Real | Pace::Lossless, Some(start)) => self.due(start, index),
+            _ => self.clock.now(),
+        }
+    }
+
+    /// The time of receipt of a frame stamped `captured_at`, taken when it is complete.
+    pub(crate) fn received_at(&self, captured_at: Timestamp) -> Timestamp {
+        if self.pace == Pace::Lossless { captured_at } else { self.clock.now() }
+    }
+
+    fn due(&self, start: Timestamp, index: u64) -> Timestamp {
+        Timestamp(start.0 + (index as f64 * 1e9 / self.fps).round() as u64)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::future::poll_fn;
+
+    use youquanti_models::UtcNanos;
+
+    use super::*;
+
+    /// The clock of the tokio runtime, which a test can pause. Starts at one second.
+    pub(crate) struct TokioClock(Instant);
+
+    impl Default for TokioClock {
+        fn default() -> Self {
+            Self(Instant::now())
+        }
+    }
+
+    impl Clock for TokioClock {
+        fn now(&self) -> Timestamp {
+            Timestamp(1_000_000_000) + self.0.elapsed()
+        }
+
+        fn utc(&self) -> UtcNanos {
+            UtcNanos(0)
+        }
+    }
+
+    /// One frame, the way a camera actor takes it: the same slot in every poll.
+    pub(crate) async fn capture(
+        device: &mut impl CaptureDevice,
+        mut slot: Option<&mut [u8]>,
+    ) -> Result<Captured, CaptureError> {
+        poll_fn(|cx| device.poll_capture(cx, slot.as_deref_mut())).await
+    }
 }
