@@ -31,11 +31,13 @@ const SIZE_RATIO: f32 = 1.5;
 /// Landmark boxes of two tracks that overlap by more than this are one face: of two faces that far behind
 /// each other the hinder one cannot be seen.
 const SAME_FACE_IOU: f32 = 0.5;
-/// Beside another track a face may be this far from where it was expected, in face sizes: beyond, it is the
-/// other's. Far from others there is no such limit, as the region itself reaches no further than 0.75.
+/// Beside another track a face may be this far from where it was expected, in face sizes, or have grown by as
+/// large a part: beyond, it is the other's. Far from others there is no such limit, as the region itself reaches no further than 0.75.
 const JUMP: f32 = 0.25;
 /// Another track is near if its centre is within this many face sizes.
 const NEAR: f32 = 1.5;
+/// What it counts against a track that it just lost its face, in face sizes.
+const DOUBT_OF_MISSING: f32 = 0.1;
 /// Weight of the newest frame in a track's speed and in how steadily it moves.
 const NEWEST: f32 = 0.3;
 /// Frames over which a speed is trusted.
@@ -103,7 +105,7 @@ pub struct Track {
     size: f32,
     /// Pixels for each frame number.
     velocity: [f32; 2],
-    /// Running mean of the distance between expected and found centre, in face sizes.
+    /// Running mean of [`Found::surprise`].
     unsteadiness: f32,
     /// Number of the frame with the last accepted landmarks.
     seen: u64,
@@ -184,7 +186,7 @@ struct Found {
     bbox: Box2,
     /// For the next frame.
     roi: Roi,
-    /// Distance from where it was expected, in face sizes.
+    /// Distance from where it was expected, in face sizes, and logarithm of its growth, as one length.
     surprise: f32,
 }
 
@@ -253,6 +255,13 @@ impl Tracker {
     /// face, and where a multiple of `detect_every` lies between the detector's last frame and this one.
     pub fn begin(&mut self, seq: u64) -> bool {
         self.seq = seq;
+        for at in 0..self.tracks.len() {
+            // Elsewhere the region stays where the face was last, as in MediaPipe.
+            if self.tracks[at].missing || self.near_another(at) {
+                let expected = self.tracks[at].expected(seq);
+                [self.tracks[at].roi.cx, self.tracks[at].roi.cy] = expected;
+            }
+        }
         let every = self.options.detect_every;
         self.tracks.is_empty()
             || std::mem::take(&mut self.lost)
@@ -360,7 +369,6 @@ impl Tracker {
             if face.is_none() {
                 track.detected = false;
                 track.missing = true;
-                [track.roi.cx, track.roi.cy] = track.expected(seq + 1);
             }
             faces.push(face);
         }
@@ -388,16 +396,23 @@ impl Tracker {
             return None;
         };
         let bbox = landmark_box(result.landmarks);
-        let surprise = track.distance(seq, bbox.center());
+        let growth = ratio(track.size, longer_side(&bbox));
+        let surprise = track.distance(seq, bbox.center()).hypot(growth.ln());
         let limit = if track.detected { SIZE_RATIO_OF_DETECTION } else { SIZE_RATIO };
-        let size_fits = ratio(track.size, longer_side(&bbox)) <= limit;
-        let near_another = self.tracks.iter().enumerate().any(|(other_at, other)| {
-            other_at != at && distance(other.expected(seq), track.expected(seq)) < NEAR * track.size
-        });
+        let size_fits = growth <= limit;
+        let near_another = self.near_another(at);
         let jumped = surprise > JUMP && near_another && !track.detected;
         let plausible = size_fits && !jumped;
         self.tracks[at].hidden = !plausible && near_another;
         plausible.then_some(Found { bbox, roi, surprise })
+    }
+
+    /// Whether a track's face may be mistaken for that of another, or the other way round.
+    fn near_another(&self, at: usize) -> bool {
+        let center = self.tracks[at].expected(self.seq);
+        let reach = NEAR * self.tracks[at].size;
+        let mut tracks = self.tracks.iter().enumerate();
+        tracks.any(|(i, other)| i != at && distance(other.expected(self.seq), center) < reach)
     }
 
     /// Of tracks on one face leaves the one that is it.
@@ -414,13 +429,13 @@ impl Tracker {
         }
     }
 
-    /// How little a track is to be believed among others on the same face: established ones first, then those
-    /// that did not just lose their face, then the steady ones.
-    fn doubt(&self, at: usize) -> (bool, bool, f32) {
+    /// How little a track is to be believed among others on the same face: those that had one before come
+    /// first, then those that move steadily.
+    fn doubt(&self, at: usize) -> (bool, f32) {
         let track = &self.tracks[at];
         let surprise = self.found[at].map_or(f32::INFINITY, |found| found.surprise);
-        let unsteadiness = track.unsteadiness + NEWEST * (surprise - track.unsteadiness);
-        (track.id.is_none(), track.missing, unsteadiness)
+        let missing = if track.missing { DOUBT_OF_MISSING } else { 0.0 };
+        (track.is_new(), surprise + track.unsteadiness + missing)
     }
 
     /// Ends all tracks, e.g. after a gap in the camera's frames.
@@ -534,7 +549,7 @@ mod tests {
                     x1: mix(face.x1, front.x1),
                     y1: mix(face.y1, front.y1),
                 };
-                let away = distance(drawn.center(), [roi.cx, roi.cy]) / size;
+                let away = distance(drawn.center(), [roi.cx, roi.cy]) / size + covered * 0.3;
                 if best.is_none_or(|(least, _)| away < least) {
                     best = Some((away, drawn));
                 }
@@ -652,9 +667,16 @@ mod tests {
         let scene = Scene::new(&[Path::still(200.0, 200.0), brief]);
         let options = TrackerOptions { grace_frames: 2, ..every(100) };
         let only = |ran| (ran, &[0u32][..]);
-        let expected =
-            [(true, &[0, 1][..]), (false, &[0, 1]), only(false), only(true), only(true), only(false)];
-        check(options, &scene, &(0..6).collect::<Vec<_>>(), &expected);
+        let expected = [
+            (true, &[0, 1][..]),
+            (false, &[0, 1]),
+            only(false),
+            only(true),
+            only(true),
+            only(true),
+            only(false),
+        ];
+        check(options, &scene, &(0..7).collect::<Vec<_>>(), &expected);
     }
 
     #[test]
@@ -729,7 +751,8 @@ mod tests {
             let there = scene.faces(seq);
             for face in &faces {
                 let away = |other: &Box2| distance(face.bbox.center(), other.center());
-                let nearest = there.iter().min_by(|a, b| away(&a.1).total_cmp(&away(&b.1))).unwrap();
+                let seen = there.iter().filter(|(_, _, covered, _)| *covered < 0.5);
+                let nearest = seen.min_by(|a, b| away(&a.1).total_cmp(&away(&b.1))).unwrap();
                 let was = *face_of.entry(face.track).or_insert(nearest.0);
                 prop_assert_eq!(was, nearest.0, "track {} in frame {}", face.track, seq);
             }
