@@ -230,35 +230,41 @@ pub enum SourceConfig {
 /// Keys of a camera that say where its pictures come from.
 const SOURCES: [&str; 3] = ["scene", "file", "v4l2"];
 
+/// What to do where a camera is no table of its own.
+const TWO_BRACKETS: &str = "write [[camera]], with two brackets, above each camera";
+
 /// Most cameras of a session.
 const MOST_CAMERAS: usize = 64;
 
 impl CameraConfig {
     fn read(index: usize, value: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) -> Option<Self> {
+        let at = At { table: "", key: &format!("camera[{index}]"), value };
+        let Some(table) = value.get_ref().as_table() else {
+            let phrase = format!("is {}, not a table", type_name(value.get_ref()));
+            problems.misfit(at, &phrase, Some("a table".to_owned()), TWO_BRACKETS.to_owned());
+            return None;
+        };
         let label = camera_label(index, value.get_ref());
-        if let Some(table) = value.get_ref().as_table() {
-            let written: Vec<_> =
-                SOURCES.iter().copied().filter(|source| table.contains_key(*source)).collect();
-            match written.as_slice() {
-                [_] => {}
-                [] => problems.missing(
-                    &value.span(),
-                    &label,
-                    "scene",
-                    "it has no source".to_owned(),
-                    "add one of [camera.scene], [camera.file] and [camera.v4l2] below it".to_owned(),
-                ),
-                several => problems.wrong(
+        let written: Vec<_> = SOURCES.iter().copied().filter(|source| table.contains_key(*source)).collect();
+        match written.as_slice() {
+            [_] => {}
+            [] => {
+                let remedy = "add one of [camera.scene], [camera.file] and [camera.v4l2] below it";
+                problems.missing(
                     &value.span(),
                     &label,
                     None,
-                    format!("it has {} sources: {}", several.len(), several.join(", ")),
-                    "keep one of them; another camera needs a [[camera]] of its own".to_owned(),
-                ),
+                    "it has no source".to_owned(),
+                    remedy.to_owned(),
+                );
+            }
+            several => {
+                let message = format!("it has {} sources: {}", several.len(), several.join(", "));
+                let remedy = "keep one of them; another camera needs a [[camera]] of its own";
+                problems.wrong(&value.span(), &label, None, message, remedy.to_owned());
             }
         }
-        let key = format!("camera[{index}]");
-        let raw = RawCamera::read_as(&label, At { table: "", key: &key, value }, problems)?;
+        let raw = RawCamera::read_as(&label, at, problems)?;
         let source = match (raw.scene, raw.file, raw.v4l2) {
             (Some(scene), None, None) => SourceConfig::Scene(scene),
             (None, Some(file), None) => SourceConfig::File(file),
@@ -273,12 +279,7 @@ impl Value for Vec<CameraConfig> {
     fn read(at: At<'_>, problems: &mut Problems<'_>) -> Option<Self> {
         let Some(list) = at.value.get_ref().as_array() else {
             let phrase = format!("is {}, not a list of cameras", type_name(at.value.get_ref()));
-            problems.misfit(
-                at,
-                &phrase,
-                None,
-                "write [[camera]], with two brackets, above each camera".to_owned(),
-            );
+            problems.misfit(at, &phrase, None, TWO_BRACKETS.to_owned());
             return None;
         };
         if !(1..=MOST_CAMERAS).contains(&list.len()) {

@@ -92,12 +92,12 @@ impl<'a> Problems<'a> {
         &mut self,
         span: &Range<usize>,
         table: &str,
-        key: &str,
+        key: Option<&str>,
         message: String,
         remedy: String,
     ) {
         if self.misread.is_empty() {
-            self.wrong(span, table, Some(key), message, remedy);
+            self.wrong(span, table, key, message, remedy);
         }
     }
 
@@ -202,6 +202,8 @@ pub(crate) struct Entries<'a> {
     label: &'a str,
     span: Range<usize>,
     entries: &'a DeTable<'a>,
+    /// Keys that were probably meant by those that the table does not have.
+    misspelt: Vec<&'static str>,
 }
 
 impl<'a> Entries<'a> {
@@ -223,24 +225,23 @@ impl<'a> Entries<'a> {
             );
             return None;
         };
+        let mut misspelt = Vec::new();
         for key in entries.keys().filter(|key| keys.iter().all(|known| known.name != key.get_ref())) {
             let name = key.get_ref().as_ref();
-            let remedy = match nearest(name, keys.iter().map(|key| key.name)) {
-                Some(near) => format!("did you mean {near}?"),
-                None => {
+            let absent = keys.iter().map(|key| key.name).filter(|name| !entries.contains_key(*name));
+            let near = nearest(name, absent);
+            misspelt.extend(near);
+            let remedy = near.map_or_else(
+                || {
                     let names: Vec<_> = keys.iter().map(|key| key.name).collect();
                     format!("remove it; the keys here are {}", names.join(", "))
-                }
-            };
-            problems.wrong(
-                &key.span(),
-                label,
-                Some(name),
-                format!("there is no key {}", printable_key(name)),
-                remedy,
+                },
+                |near| format!("did you mean {near}?"),
             );
+            let message = format!("there is no key {}", printable_key(name));
+            problems.wrong(&key.span(), label, Some(name), message, remedy);
         }
-        Some(Self { label, span: at.value.span(), entries })
+        Some(Self { label, span: at.value.span(), entries, misspelt })
     }
 
     /// The value of a key: as written, its default, or what its absence means.
@@ -252,9 +253,15 @@ impl<'a> Entries<'a> {
             return T::read(At { table: self.label, key: key.name, value: &value }, problems);
         }
         let absent = T::absent();
-        if absent.is_none() {
+        if absent.is_none() && !self.misspelt.contains(&key.name) {
             let remedy = format!("add {} = …: {}", key.name, first_sentence(key.doc));
-            problems.missing(&self.span, self.label, key.name, format!("{} is missing", key.name), remedy);
+            problems.missing(
+                &self.span,
+                self.label,
+                Some(key.name),
+                format!("{} is missing", key.name),
+                remedy,
+            );
         }
         absent
     }
@@ -376,20 +383,27 @@ pub(crate) fn nearest(word: &str, candidates: impl Iterator<Item = &'static str>
         .map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein distance in characters; beyond 40 characters as if cut off there.
+/// Characters to insert, remove, replace or swap with their neighbour to make `b` from `a` (optimal string
+/// alignment distance); beyond 40 characters as if cut off there.
 fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(40).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(40).enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+    let [a, b] = [a, b].map(|text| text.chars().take(40).collect::<Vec<_>>());
+    let mut cost = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            cost[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let replaced = cost[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                let swapped = if i > 1 && j > 1 && a[i - 2..i] == [b[j - 1], b[j - 2]] {
+                    cost[i - 2][j - 2] + 1
+                } else {
+                    replaced
+                };
+                replaced.min(swapped).min(cost[i - 1][j] + 1).min(cost[i][j - 1] + 1)
+            };
         }
     }
-    row[b.len()]
+    cost[a.len()][b.len()]
 }
 
 /// A key as it has to be written: bare where TOML allows it.
@@ -401,4 +415,25 @@ fn printable_key(name: &str) -> String {
 /// A description up to its first full stop.
 fn first_sentence(doc: &str) -> &str {
     doc.trim().split_once(". ").map_or(doc.trim(), |(first, _)| first).trim_end_matches('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspellings() {
+        for (a, b, expected) in [
+            ("", "abc", 3),
+            ("fps", "fsp", 1),
+            ("fps", "fp", 1),
+            ("kitten", "sitting", 3),
+            ("ab", "ba", 1),
+            ("ö", "o", 1),
+        ] {
+            assert_eq!((edits(a, b), edits(b, a)), (expected, expected), "{a} {b}");
+        }
+        assert_eq!(nearest("REAL", ["fast", "real"].into_iter()), Some("real"));
+        assert_eq!(nearest("x", ["fast", "real"].into_iter()), None);
+    }
 }
