@@ -5,10 +5,13 @@
 //! Never does I/O, never starts a thread, never reads a clock.
 
 pub mod blazeface;
+pub mod blendshapes;
 pub mod detection;
 pub mod face;
 pub mod geometry;
+pub mod head_pose;
 pub mod ids;
+pub mod manifest;
 pub mod nms;
 pub mod picture;
 pub mod pipeline;
@@ -17,10 +20,14 @@ pub mod time;
 pub mod tracker;
 pub mod yunet;
 
+#[cfg(test)]
+mod golden;
+
 pub use detection::{Detection, DetectorKind};
 pub use face::{BLENDSHAPE_COUNT, Face, FrameFaces, LANDMARK_COUNT, Stamps};
 pub use geometry::{Affine2, Box2, Roi};
 pub use ids::{CameraId, CameraName, ParticipantId, TrackId};
+pub use manifest::{ManifestError, ModelId};
 pub use picture::{Frame, FrameFlags, FrameMeta, Picture, PictureLayout, PixelFormat};
 pub use pipeline::{BackendInfo, Pipeline, PipelineError};
 pub use time::{Clock, Timestamp, UtcNanos};
