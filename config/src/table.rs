@@ -101,7 +101,7 @@ impl<'a> Problems<'a> {
         }
     }
 
-    /// The position's line, for messages that point at a second place.
+    /// The line of a value, for messages that point at a second place.
     pub(crate) fn line(&self, value: &Spanned<DeValue<'_>>) -> usize {
         self.source.position(value.span().start).line
     }

@@ -1,6 +1,8 @@
 //! The files that are shipped: every example is read, and the schema for editors is current and
 //! agrees with the reader.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

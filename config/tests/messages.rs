@@ -1,5 +1,7 @@
 //! What people are told: one test for each rule, on the messages as they are printed.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
+
 use proptest::prelude::*;
 use youquanti_config::{Config, ConfigErrors};
 
