@@ -37,3 +37,70 @@ pub(crate) fn end_write(generation: &impl Generation) {
     let even = generation.get(Ordering::Relaxed) + 1;
     generation.set(even, Ordering::Release);
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicU64, AtomicUsize};
+
+    use super::*;
+
+    impl Generation for AtomicU64 {
+        fn get(&self, order: Ordering) -> u64 {
+            self.load(order)
+        }
+
+        fn set(&self, value: u64, order: Ordering) {
+            self.store(value, order);
+        }
+    }
+
+    /// A reader that follows the protocol never keeps bytes of two frames.
+    #[test]
+    fn loom_a_reader_keeps_whole_frames_only() {
+        loom::model(|| {
+            let slot = Arc::new((AtomicU64::new(2), [AtomicUsize::new(2), AtomicUsize::new(2)]));
+            let writer = {
+                let slot = Arc::clone(&slot);
+                loom::thread::spawn(move || {
+                    let (generation, bytes) = &*slot;
+                    begin_write(generation);
+                    bytes.iter().for_each(|byte| byte.store(4, Ordering::Relaxed));
+                    end_write(generation);
+                })
+            };
+            let (generation, bytes) = &*slot;
+            let before = generation.load(Ordering::Acquire);
+            let copy = [bytes[0].load(Ordering::Relaxed), bytes[1].load(Ordering::Relaxed)];
+            fence(Ordering::Acquire);
+            let after = generation.load(Ordering::Relaxed);
+            if before == after && before % 2 == 0 {
+                assert_eq!(copy, [before as usize; 2]);
+            }
+            writer.join().unwrap();
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    #[test]
+    fn odd_while_written_and_after_an_aborted_writing_even_when_complete() {
+        let generation = AtomicU64::new(0);
+        let now = || generation.load(Ordering::Relaxed);
+        begin_write(&generation);
+        assert_eq!(now(), 1);
+        end_write(&generation);
+        assert_eq!(now(), 2);
+        begin_write(&generation); // and dropped without an end
+        assert_eq!(now(), 3);
+        begin_write(&generation);
+        assert_eq!(now(), 5);
+        end_write(&generation);
+        assert_eq!(now(), 6);
+    }
+}

@@ -233,3 +233,203 @@ impl<T> Mailbox<T> {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use std::future::poll_fn;
+
+    use loom::future::block_on;
+    use loom::thread;
+
+    use super::*;
+
+    /// The next item, waited for as an actor waits.
+    fn next<T>(stream: &mut MailboxStream<T>) -> Option<T> {
+        block_on(poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx)))
+    }
+
+    #[test]
+    fn loom_latest_delivers_or_displaces_each_item_once() {
+        loom::model(|| {
+            let mailbox = Latest::new();
+            let mut stream = mailbox.stream();
+            let sender = thread::spawn(move || {
+                let displaced = (1..=2).filter_map(|item| mailbox.send(item)).collect::<Vec<_>>();
+                mailbox.close();
+                displaced
+            });
+            let mut seen: Vec<_> = std::iter::from_fn(|| next(&mut stream)).collect();
+            assert_eq!(seen.last(), Some(&2), "the newest wins");
+            seen.extend(sender.join().unwrap());
+            seen.sort();
+            assert_eq!(seen, [1, 2]);
+        });
+    }
+
+    #[test]
+    fn loom_what_races_with_closing_is_delivered_or_handed_back() {
+        loom::model(|| {
+            let mailbox = Counted::new(1);
+            let mut stream = mailbox.stream();
+            let sender = {
+                let mailbox = mailbox.clone();
+                thread::spawn(move || mailbox.send(1))
+            };
+            let closer = {
+                let mailbox = mailbox.clone();
+                thread::spawn(move || mailbox.close())
+            };
+            let delivered = std::iter::from_fn(|| next(&mut stream)).count();
+            let handed_back = usize::from(sender.join().unwrap().is_err());
+            closer.join().unwrap();
+            assert_eq!((delivered + handed_back, mailbox.len()), (1, 0));
+        });
+    }
+
+    #[test]
+    fn loom_a_waiting_sender_is_woken_by_room() {
+        loom::model(|| {
+            let mailbox = Counted::new(1);
+            let mut stream = mailbox.stream();
+            let sender = thread::spawn(move || {
+                for item in 0..2 {
+                    block_on(poll_fn(|cx| mailbox.poll_ready(cx)));
+                    assert_eq!(mailbox.send(item), Ok(()));
+                }
+                mailbox.close();
+            });
+            assert_eq!(std::iter::from_fn(|| next(&mut stream)).collect::<Vec<_>>(), [0, 1]);
+            sender.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_a_former_consumer_cannot_steal_the_wakeup() {
+        // Three threads with two waiting ones: exhaustive up to three forced switches.
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let mailbox = Latest::new();
+            let mut former = mailbox.stream();
+            let hung = thread::spawn(move || next(&mut former));
+            let sender = {
+                let mailbox = mailbox.clone();
+                thread::spawn(move || {
+                    assert_eq!(mailbox.send(1), None);
+                })
+            };
+            // Taken by the former consumer before the take-over, or by the new one: never by neither.
+            let mut stream = mailbox.stream();
+            let before = hung.join().unwrap();
+            if before.is_none() {
+                assert_eq!(next(&mut stream), Some(1));
+            }
+            sender.join().unwrap();
+            assert_eq!(mailbox.len(), 0);
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A task that counts how often it was woken.
+    fn task() -> (Arc<Wakes>, Waker) {
+        let wakes = Arc::new(Wakes::default());
+        (Arc::clone(&wakes), Waker::from(wakes))
+    }
+
+    fn poll<T>(stream: &mut MailboxStream<T>, waker: &Waker) -> Poll<Option<T>> {
+        Pin::new(stream).poll_next(&mut Context::from_waker(waker))
+    }
+
+    #[test]
+    fn latest_keeps_the_newest_and_gives_back_the_displaced() {
+        let mailbox = Latest::new();
+        let (wakes, waker) = task();
+        let mut stream = mailbox.stream();
+        assert!(poll(&mut stream, &waker).is_pending());
+        assert_eq!(mailbox.send(1), None);
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        assert_eq!(mailbox.send(2), Some(1));
+        assert_eq!(poll(&mut stream, &waker), Poll::Ready(Some(2)));
+        assert!(poll(&mut stream, &waker).is_pending());
+    }
+
+    #[test]
+    fn counted_keeps_order_and_refuses_when_full() {
+        let mailbox = Counted::new(2);
+        assert_eq!([1, 2, 3].map(|item| mailbox.send(item)), [Ok(()), Ok(()), Err(3)]);
+        let (wakes, waker) = task();
+        assert!(mailbox.poll_ready(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(mailbox.try_recv(), Some(1));
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "a waiting sender is woken by room");
+        assert!(mailbox.poll_ready(&mut Context::from_waker(&waker)).is_ready());
+        assert_eq!((mailbox.try_recv(), mailbox.try_recv()), (Some(2), None));
+    }
+
+    #[test]
+    fn closing_ends_the_stream_after_what_is_queued() {
+        let mailbox = Counted::new(4);
+        let (wakes, waker) = task();
+        let mut stream = mailbox.stream();
+        assert!(poll(&mut stream, &waker).is_pending());
+        assert_eq!(mailbox.send(1), Ok(()));
+        mailbox.close();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "registered once, woken once");
+        assert_eq!(mailbox.send(2), Err(2));
+        assert!(mailbox.poll_ready(&mut Context::from_waker(&waker)).is_ready(), "nobody waits for the dead");
+        assert_eq!(poll(&mut stream, &waker), Poll::Ready(Some(1)));
+        assert_eq!(poll(&mut stream, &waker), Poll::Ready(None));
+        let latest = Latest::new();
+        latest.close();
+        assert_eq!(latest.send(3), Some(3));
+    }
+
+    #[test]
+    fn a_restarted_consumer_takes_over_what_is_queued() {
+        let mailbox = Counted::new(4);
+        let (_, waker) = task();
+        assert_eq!([1, 2, 3].map(|item| mailbox.send(item)), [Ok(()); 3]);
+        let panicking = mailbox.stream();
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut stream = panicking;
+            assert_eq!(poll(&mut stream, &Waker::noop().clone()), Poll::Ready(Some(1)));
+            panic!("in the middle of item 1");
+        }));
+        assert!(outcome.is_err());
+        let mut stream = mailbox.stream();
+        assert_eq!(poll(&mut stream, &waker), Poll::Ready(Some(2)));
+        assert_eq!(poll(&mut stream, &waker), Poll::Ready(Some(3)));
+    }
+
+    #[test]
+    fn a_hung_consumer_is_ended_by_the_next() {
+        let mailbox = Latest::new();
+        let (wakes, waker) = task();
+        let mut hung = mailbox.stream();
+        assert!(poll(&mut hung, &waker).is_pending());
+        let mut stream = mailbox.stream();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        let (new_wakes, new_waker) = task();
+        assert!(poll(&mut stream, &new_waker).is_pending());
+        assert_eq!(poll(&mut hung, &waker), Poll::Ready(None));
+        assert_eq!(mailbox.send(1), None);
+        assert_eq!(new_wakes.0.load(Ordering::SeqCst), 1);
+        assert_eq!(poll(&mut hung, &waker), Poll::Ready(None));
+        assert_eq!(poll(&mut stream, &new_waker), Poll::Ready(Some(1)));
+    }
+}

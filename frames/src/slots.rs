@@ -121,3 +121,183 @@ impl Slots {
         self.states.iter().filter(|state| state.load(Ordering::Relaxed) != FREE).count()
     }
 }
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use std::future::poll_fn;
+
+    use loom::cell::UnsafeCell;
+    use loom::future::block_on;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    /// Slots with the bytes that they guard: loom reports every access that is not ordered.
+    struct Ring {
+        slots: Slots,
+        bytes: Vec<UnsafeCell<usize>>,
+    }
+
+    impl Ring {
+        fn new(slots: usize) -> Arc<Self> {
+            let bytes = (0..slots).map(|_| UnsafeCell::new(0)).collect();
+            Arc::new(Self { slots: Slots::new(slots), bytes })
+        }
+
+        #[allow(unsafe_code, reason = "the model's stand-in for the pixels")]
+        fn write(&self, slot: usize, value: usize) {
+            // SAFETY: loom checks that nobody else accesses the cell.
+            self.bytes[slot].with_mut(|byte| unsafe { *byte = value });
+        }
+
+        #[allow(unsafe_code, reason = "the model's stand-in for the pixels")]
+        fn read(&self, slot: usize) -> usize {
+            // SAFETY: loom checks that nobody writes the cell.
+            self.bytes[slot].with(|byte| unsafe { *byte })
+        }
+    }
+
+    #[test]
+    fn loom_two_readers_drop_while_a_writer_acquires() {
+        loom::model(|| {
+            let ring = Ring::new(1);
+            let slot = ring.slots.try_acquire().unwrap();
+            ring.write(slot, 7);
+            ring.slots.publish(slot);
+            ring.slots.share(slot);
+            let readers = [0; 2].map(|_| {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || {
+                    assert_eq!(ring.read(slot), 7);
+                    ring.slots.release(slot);
+                })
+            });
+            if let Some(slot) = ring.slots.try_acquire() {
+                ring.write(slot, 8);
+                ring.slots.release(slot);
+            }
+            readers.map(|reader| reader.join().unwrap());
+            assert_eq!(ring.slots.in_use(), 0);
+        });
+    }
+
+    #[test]
+    fn loom_no_slot_is_handed_out_twice_and_none_is_lost() {
+        loom::model(|| {
+            let ring = Ring::new(2);
+            let other = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || {
+                    let slot = ring.slots.try_acquire().unwrap();
+                    ring.write(slot, 1);
+                    ring.slots.publish(slot);
+                    assert_eq!(ring.read(slot), 1);
+                    ring.slots.release(slot);
+                })
+            };
+            let slot = ring.slots.try_acquire().unwrap();
+            ring.write(slot, 2);
+            ring.slots.publish(slot);
+            assert_eq!(ring.read(slot), 2);
+            other.join().unwrap();
+            assert_eq!(ring.slots.in_use(), 1);
+            let last = ring.slots.try_acquire().unwrap();
+            assert_ne!(last, slot);
+            ring.write(last, 3);
+            assert_eq!(ring.slots.try_acquire(), None);
+            ring.slots.release(last);
+            ring.slots.release(slot);
+            assert_eq!(ring.slots.in_use(), 0);
+        });
+    }
+
+    #[test]
+    fn loom_a_handle_cloned_and_dropped_elsewhere_keeps_the_slot() {
+        loom::model(|| {
+            let ring = Ring::new(1);
+            let slot = ring.slots.try_acquire().unwrap();
+            ring.write(slot, 7);
+            ring.slots.publish(slot);
+            ring.slots.share(slot);
+            let other = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || {
+                    ring.slots.share(slot);
+                    ring.slots.release(slot);
+                    assert_eq!(ring.read(slot), 7);
+                    ring.slots.release(slot);
+                })
+            };
+            assert_eq!(ring.slots.try_acquire(), None);
+            assert_eq!(ring.read(slot), 7);
+            ring.slots.release(slot);
+            other.join().unwrap();
+            assert_eq!(ring.slots.in_use(), 0);
+        });
+    }
+
+    #[test]
+    fn loom_a_waiting_source_is_woken_by_the_last_reader() {
+        loom::model(|| {
+            let ring = Ring::new(1);
+            let slot = ring.slots.try_acquire().unwrap();
+            ring.slots.publish(slot);
+            let reader = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || ring.slots.release(slot))
+            };
+            assert_eq!(block_on(poll_fn(|cx| ring.slots.poll_acquire(cx))), Some(slot));
+            reader.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_retiring_ends_the_waiting() {
+        loom::model(|| {
+            let ring = Ring::new(1);
+            let slot = ring.slots.try_acquire().unwrap();
+            ring.slots.publish(slot);
+            let supervisor = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || ring.slots.retire())
+            };
+            assert_eq!(block_on(poll_fn(|cx| ring.slots.poll_acquire(cx))), None);
+            supervisor.join().unwrap();
+            ring.slots.release(slot);
+            assert_eq!(ring.slots.try_acquire(), None);
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_used_in_turn() {
+        let slots = Slots::new(3);
+        let used: Vec<_> = (0..5)
+            .map(|_| {
+                let slot = slots.try_acquire().unwrap();
+                slots.publish(slot);
+                slots.release(slot);
+                slot
+            })
+            .collect();
+        assert_eq!(used, [0, 1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn a_full_ring_gives_none_and_the_freed_slot_next() {
+        let slots = Slots::new(64);
+        let all: Vec<_> = std::iter::from_fn(|| slots.try_acquire()).collect();
+        assert_eq!(all, (0..64).collect::<Vec<_>>());
+        slots.publish(41);
+        slots.share(41);
+        slots.release(41);
+        assert_eq!(slots.try_acquire(), None);
+        slots.release(41);
+        assert_eq!((slots.try_acquire(), slots.in_use()), (Some(41), 64));
+    }
+}
