@@ -54,14 +54,15 @@ impl DiskSpace {
         self.reserve_bytes
     }
 
-    pub(super) fn free(&self) -> Result<u64, SessionFileError> {
+    fn free(&self) -> Result<u64, SessionFileError> {
         let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let stat = statvfs(folder)
             .map_err(|errno| SessionFileError::FreeSpace { path: self.path.clone(), source: errno.into() })?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    fn full(&self, free: u64) -> SessionFileError {
+    /// The error that says so.
+    pub(super) fn full(&self, free: u64) -> SessionFileError {
         SessionFileError::DiskFull { path: self.path.clone(), free, reserve: self.reserve_bytes }
     }
 }

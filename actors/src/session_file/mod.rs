@@ -5,6 +5,8 @@
 //! never rewrites a row: tables only grow, and the newest row of `/committed` says how far each is whole.
 
 mod disk;
+mod inspect;
+mod reader;
 mod schema;
 mod table;
 mod writer;
@@ -15,9 +17,12 @@ use std::path::PathBuf;
 
 use youquanti_models::ids::CameraId;
 
-pub use schema::{
-    FORMAT, FaceRow, FrameRow, LATENCY_STAGES, NOT_RUN, VERSION, ledger_item,
+pub use inspect::{
+    CameraInspection, GapInspection, Inspection, LatencyInspection, LedgerInspection, ParticipantInspection,
+    StopInspection,
 };
+pub use reader::{CameraFacts, HeaderFacts, Opened, SessionReader, TextEntry};
+pub use schema::{FORMAT, FaceRow, FrameRow, LATENCY_STAGES, NOT_RUN, VERSION, ledger_item};
 pub use writer::{
     CameraHeader, Compression, FlushReport, Gap, Participant, SessionHeader, SessionOptions, SessionWriter,
     Summary,
@@ -101,8 +106,16 @@ pub enum SessionFileError {
         /// Participants given for them.
         participants: usize,
     },
-    /// The file is missing or unreadable, or is no HDF5 file.
-    #[error("session file {path} cannot be opened")]
+    /// The file is missing or may not be read.
+    #[error("session file {path} cannot be read")]
+    Unreadable {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// It is no HDF5 file, or a broken one.
+    #[error("{path} cannot be opened as an HDF5 file")]
     Open {
         /// The file that was asked for.
         path: PathBuf,
@@ -117,6 +130,18 @@ pub enum SessionFileError {
         /// What is missing or different.
         reason: String,
     },
+    /// A table is shorter than it was committed: the file was cut or changed.
+    #[error("{path} is damaged: {table} has {found} rows, {committed} were committed")]
+    Damaged {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// The table.
+        table: String,
+        /// Rows there should be.
+        committed: u64,
+        /// Rows there are.
+        found: u64,
+    },
     /// Rows beyond the committed ones were asked for.
     #[error("rows {}..{} of {table} were asked for, {committed} are committed", asked.start, asked.end)]
     OutOfRange {
@@ -130,6 +155,9 @@ pub enum SessionFileError {
 }
 
 /// Gives an HDF5 error its place: what was attempted with which object.
-fn failed_to(action: &'static str, object: impl Into<String>) -> impl FnOnce(hdf5::Error) -> SessionFileError {
+fn failed_to(
+    action: &'static str,
+    object: impl Into<String>,
+) -> impl FnOnce(hdf5::Error) -> SessionFileError {
     move |source| SessionFileError::Hdf5 { action, object: object.into(), source }
 }

@@ -59,6 +59,9 @@ pub(super) const COLUMNS: &str = "columns";
 /// First column of [`COMMITTED`].
 pub(super) const TIME_COLUMN: &str = "time_ns";
 
+/// Longest text that an attribute holds; HDF5's own limit for one is just below 64 KiB.
+pub(super) const ATTRIBUTE_LIMIT: usize = 60 << 10;
+
 /// Rows of a chunk: the unit in which a table grows on disk, is compressed, and is buffered in memory.
 pub(super) mod chunk_rows {
     pub(crate) const FRAMES: usize = 256;

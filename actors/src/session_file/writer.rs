@@ -146,13 +146,11 @@ pub struct Summary {
 /// Longest time that rows of an incomplete compressed chunk wait.
 const DEFLATE_HOLD_NANOS: u64 = 10_000_000_000;
 
-/// Longest text that an attribute holds; HDF5's limit for one is just below 64 KiB.
-const ATTRIBUTE_LIMIT: usize = 60 << 10;
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Recording,
-    DiskFull,
+    /// For good, also if the disk has space again: bytes that were free.
+    DiskFull(u64),
     Broken,
 }
 
@@ -219,10 +217,9 @@ impl SessionWriter {
             .map_err(failed_to("create", path.display().to_string()))?;
         write_header(&file, header)?;
         let parent = file.create_group(CAMERAS).map_err(failed_to("create", CAMERAS))?;
-        let cameras = header
-            .cameras
-            .iter()
-            .map(|camera| CameraTables::create(&parent, camera, header.options.compression))
+        let cameras = (0..)
+            .zip(header.cameras)
+            .map(|(index, camera)| CameraTables::create(&parent, index, camera, header.options.compression))
             .collect::<Result<Vec<_>, _>>()?;
         let columns = committed_columns(header.cameras);
         let mut writer = Self {
@@ -456,19 +453,22 @@ impl SessionWriter {
         match self.state {
             State::Broken => Err(SessionFileError::Broken { path: self.path.clone() }),
             State::Recording if self.unchecked_bytes < self.space.reserve_bytes() / 4 => Ok(()),
-            State::Recording | State::DiskFull => self.check_space().map(drop),
+            State::Recording | State::DiskFull(_) => self.check_space().map(drop),
         }
     }
 
     /// Looks at the disk; when it is full, gives the reserve back and takes no more rows from now on.
     fn check_space(&mut self) -> Result<u64, SessionFileError> {
         self.unchecked_bytes = 0;
-        let free = self.space.check();
-        if matches!(free, Err(SessionFileError::DiskFull { .. })) {
-            self.state = State::DiskFull;
+        if let State::DiskFull(free) = self.state {
+            return Err(self.space.full(free));
+        }
+        let result = self.space.check();
+        if let Err(SessionFileError::DiskFull { free, .. }) = result {
+            self.state = State::DiskFull(free);
             self.space.release();
         }
-        free
+        result
     }
 
     /// Notes that a write failed, which a later one cannot undo.
@@ -577,11 +577,13 @@ const FACE_BYTES: usize =
 impl CameraTables {
     fn create(
         parent: &Group,
+        index: u16,
         camera: &CameraHeader<'_>,
         compression: Compression,
     ) -> Result<Self, SessionFileError> {
         let name = camera.name.as_str();
         let group = parent.create_group(name).map_err(failed_to("create", name))?;
+        number(&group, "index", index)?;
         number(&group, "width", camera.layout.width)?;
         number(&group, "height", camera.layout.height)?;
         number(&group, "stride", camera.layout.stride)?;

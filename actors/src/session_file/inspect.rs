@@ -1,0 +1,528 @@
+//! What is in a session file, in figures: rates, gaps, latencies, and whether the ledger closes.
+//!
+//! Reads committed rows in blocks, so that memory grows with frames and not with landmarks. Judges nothing
+//! but what the file itself can prove.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use youquanti_models::picture::FrameFlags;
+
+use super::SessionFileError;
+use super::reader::{CameraFacts, HeaderFacts, Opened, SessionReader, TextEntry};
+use super::schema::*;
+
+/// Rows that are read in one go.
+const BLOCK: u64 = 65536;
+
+/// A session file in figures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Inspection {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size.
+    pub file_bytes: u64,
+    /// How HDF5 let it be opened.
+    pub opened: Opened,
+    /// What its attributes say.
+    pub header: HeaderFacts,
+    /// When and how the session ended; none: it is running, or was cut off.
+    pub stop: Option<StopInspection>,
+    /// When the newest rows were committed, nanoseconds of `CLOCK_MONOTONIC`.
+    pub committed_at_ns: u64,
+    /// Seconds from the session's start to the newest commit.
+    pub duration_s: f64,
+    /// In the order of their ids.
+    pub cameras: Vec<CameraInspection>,
+    /// In the order of their ids.
+    pub participants: Vec<ParticipantInspection>,
+    /// Number of markers.
+    pub markers: u64,
+    /// Number of events of each kind.
+    pub events_by_kind: BTreeMap<String, u64>,
+    /// The newest events, oldest first.
+    pub events: Vec<TextEntry>,
+    /// In the order of their ends.
+    pub gaps: Vec<GapInspection>,
+    /// One entry for each camera and consumer.
+    pub ledger: Vec<LedgerInspection>,
+    /// Whether there is a ledger and all of it closes.
+    pub ledger_closes: bool,
+    /// How much faster UTC runs than `CLOCK_MONOTONIC`, parts per million; none with fewer than two pairs.
+    pub clock_drift_ppm: Option<f64>,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StopInspection {
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// Nanoseconds since 1970.
+    pub utc_ns: i64,
+    /// What the session says of itself.
+    pub verdict: String,
+}
+
+/// One camera in figures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CameraInspection {
+    /// What its attributes say.
+    #[serde(flatten)]
+    pub facts: CameraFacts,
+    /// Frames in the index.
+    pub frames: u64,
+    /// Captured frames that are missing in the index, from jumps of `seq`.
+    pub missing_in_index: u64,
+    /// Frames that the driver lost, from jumps of its own counter.
+    pub driver_lost: u64,
+    /// Seconds from the first to the last frame.
+    pub duration_s: f64,
+    /// Frames per second over that time; 0 with fewer than two frames.
+    pub rate_hz: f64,
+    /// Longest time between two frames, milliseconds.
+    pub longest_interval_ms: f64,
+    /// Whether every stamp is later than the one before.
+    pub stamps_ascend: bool,
+    /// Frames whose stamp was replaced by the time of receipt.
+    pub stamps_replaced: u64,
+    /// Rows of faces.
+    pub faces: u64,
+    /// Different tracks.
+    pub tracks: u64,
+    /// Different participants, as numbers.
+    pub participants: BTreeSet<u32>,
+    /// Number of faces → number of frames. Frames that the pipeline did not see count as having none.
+    pub frames_by_faces: BTreeMap<u64, u64>,
+    /// Over the frames with a face, in the order of the stages.
+    pub latency: Vec<LatencyInspection>,
+}
+
+/// Time from a frame's stamp until a stage was done with it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LatencyInspection {
+    /// One of [`LATENCY_STAGES`].
+    pub stage: &'static str,
+    /// Frames on which the stage ran.
+    pub frames: u64,
+    /// Median, milliseconds.
+    pub p50_ms: f64,
+    /// Nine of ten frames took at most this.
+    pub p90_ms: f64,
+    /// 99 of 100 frames took at most this.
+    pub p99_ms: f64,
+    /// The slowest frame.
+    pub max_ms: f64,
+}
+
+/// A participant's newest row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ParticipantInspection {
+    /// 1 is `P1`.
+    pub id: u32,
+    /// From the configuration.
+    pub name: String,
+    /// From the configuration.
+    pub role: String,
+    /// Tracks that were theirs.
+    pub tracks: u64,
+}
+
+/// A time in which something was away.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GapInspection {
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub start_ns: u64,
+    /// Seconds.
+    pub duration_s: f64,
+    /// What was away.
+    pub source: String,
+    /// Why.
+    pub cause: String,
+    /// JSON.
+    pub text: String,
+}
+
+/// What became of one camera's frames at one consumer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LedgerInspection {
+    /// Whose frames.
+    pub camera: String,
+    /// For whom.
+    pub consumer: String,
+    /// Frames that the camera handed out.
+    pub captured: u64,
+    /// Frames that the consumer got.
+    pub delivered: u64,
+    /// Frames that it did not get, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Frames that never reached the process.
+    pub driver_lost: u64,
+    /// `captured = delivered + Σ dropped`.
+    pub closes: bool,
+}
+
+impl SessionReader {
+    /// The file in figures, with its newest `last_events` events.
+    ///
+    /// # Errors
+    /// `Hdf5`, and `OutOfRange` when a row names a text that is not there.
+    pub fn inspect(&self, last_events: u64) -> Result<Inspection, SessionFileError> {
+        let ledger = self.ledger()?;
+        let committed_at_ns = self.committed_at().0;
+        let mut events_by_kind = BTreeMap::new();
+        for row in self.all::<TextRow>(EVENTS)? {
+            *events_by_kind.entry(text_of(&row.kind)).or_insert(0) += 1;
+        }
+        Ok(Inspection {
+            path: self.path().to_owned(),
+            file_bytes: std::fs::metadata(self.path()).map_or(0, |meta| meta.len()),
+            opened: self.opened(),
+            header: self.header().clone(),
+            stop: self.stop()?,
+            committed_at_ns,
+            duration_s: seconds(committed_at_ns.saturating_sub(self.header().clock_start_ns)),
+            cameras: (0..self.cameras().len()).map(|id| self.camera(id)).collect::<Result<_, _>>()?,
+            participants: self.participants()?,
+            markers: self.count(MARKERS),
+            events_by_kind,
+            events: self.events(last_events)?,
+            gaps: self.gaps()?,
+            ledger_closes: !ledger.is_empty() && ledger.iter().all(|entry| entry.closes),
+            ledger,
+            clock_drift_ppm: self.clock_drift_ppm()?,
+        })
+    }
+
+    fn camera(&self, id: usize) -> Result<CameraInspection, SessionFileError> {
+        let mut index = FrameIndex::default();
+        for start in (0..self.frame_count(id)).step_by(BLOCK as usize) {
+            let end = self.frame_count(id).min(start + BLOCK);
+            self.frames(id, start..end)?.iter().for_each(|row| index.add(row));
+        }
+        let mut faces = FaceFigures::default();
+        for start in (0..self.face_count(id)).step_by(BLOCK as usize) {
+            let end = self.face_count(id).min(start + BLOCK);
+            self.faces(id, start..end)?.iter().for_each(|row| faces.add(row));
+        }
+        faces.close_frame();
+        let with_faces: u64 = faces.frames_by_faces.values().sum();
+        if index.frames > with_faces {
+            faces.frames_by_faces.insert(0, index.frames - with_faces);
+        }
+        let span = index.last_ns.saturating_sub(index.first_ns);
+        let stages = LATENCY_STAGES.into_iter().zip(faces.latency_us);
+        Ok(CameraInspection {
+            facts: self.cameras()[id].clone(),
+            frames: index.frames,
+            missing_in_index: index.missing,
+            driver_lost: index.driver_lost,
+            duration_s: seconds(span),
+            rate_hz: if span == 0 { 0.0 } else { (index.frames - 1) as f64 / seconds(span) },
+            longest_interval_ms: index.longest_ns as f64 / 1e6,
+            stamps_ascend: index.descents == 0,
+            stamps_replaced: index.replaced,
+            faces: self.face_count(id),
+            tracks: faces.tracks.len() as u64,
+            participants: faces.participants,
+            frames_by_faces: faces.frames_by_faces,
+            latency: stages.filter_map(|(stage, micros)| latency(stage, micros)).collect(),
+        })
+    }
+
+    fn stop(&self) -> Result<Option<StopInspection>, SessionFileError> {
+        let Some(row) = self.all::<StopRow>(STOP)?.pop() else { return Ok(None) };
+        let verdict = self.text(row.text_offset, row.text_length)?;
+        Ok(Some(StopInspection { time_ns: row.time_ns, utc_ns: row.utc_ns, verdict }))
+    }
+
+    fn participants(&self) -> Result<Vec<ParticipantInspection>, SessionFileError> {
+        let mut newest = BTreeMap::new();
+        let mut tracks = BTreeMap::<u32, BTreeSet<u32>>::new();
+        for row in self.all::<ParticipantRow>(PARTICIPANTS)? {
+            tracks.entry(row.id).or_default().insert(row.track);
+            newest.insert(row.id, row);
+        }
+        Ok(newest
+            .values()
+            .map(|row| ParticipantInspection {
+                id: row.id,
+                name: text_of(&row.name),
+                role: text_of(&row.role),
+                tracks: tracks.get(&row.id).map_or(0, |set| set.len() as u64),
+            })
+            .collect())
+    }
+
+    fn gaps(&self) -> Result<Vec<GapInspection>, SessionFileError> {
+        self.all::<GapRow>(GAPS)?
+            .iter()
+            .map(|row| {
+                Ok(GapInspection {
+                    start_ns: row.time_ns,
+                    duration_s: seconds(row.end_ns.saturating_sub(row.time_ns)),
+                    source: text_of(&row.source),
+                    cause: text_of(&row.cause),
+                    text: self.text(row.text_offset, row.text_length)?,
+                })
+            })
+            .collect()
+    }
+
+    fn ledger(&self) -> Result<Vec<LedgerInspection>, SessionFileError> {
+        let mut entries = BTreeMap::<(String, String), LedgerInspection>::new();
+        for row in self.all::<LedgerRow>(LEDGER)? {
+            let key = (text_of(&row.camera), text_of(&row.consumer));
+            let entry = entries.entry(key).or_default();
+            let item = text_of(&row.item);
+            match (&*item, item.strip_prefix(ledger_item::DROPPED_PREFIX)) {
+                (ledger_item::CAPTURED, _) => entry.captured = row.count,
+                (ledger_item::DELIVERED, _) => entry.delivered = row.count,
+                (ledger_item::DRIVER_LOST, _) => entry.driver_lost = row.count,
+                (_, reason) => {
+                    entry.dropped.insert(reason.unwrap_or(&item).to_owned(), row.count);
+                }
+            }
+        }
+        Ok(entries
+            .into_iter()
+            .map(|((camera, consumer), entry)| LedgerInspection {
+                camera,
+                consumer,
+                closes: entry.captured == entry.delivered + entry.dropped.values().sum::<u64>(),
+                ..entry
+            })
+            .collect())
+    }
+
+    fn clock_drift_ppm(&self) -> Result<Option<f64>, SessionFileError> {
+        let pairs = self.all::<ClockRow>(CLOCK)?;
+        let (Some(first), Some(last)) = (pairs.first(), pairs.last()) else { return Ok(None) };
+        let monotonic = last.time_ns.saturating_sub(first.time_ns) as f64;
+        let utc = last.utc_ns.saturating_sub(first.utc_ns) as f64;
+        Ok((monotonic > 0.0).then(|| (utc / monotonic - 1.0) * 1e6))
+    }
+}
+
+/// What the rows of `frames` add up to, taken in one by one.
+#[derive(Default)]
+struct FrameIndex {
+    previous: Option<FrameRow>,
+    frames: u64,
+    missing: u64,
+    driver_lost: u64,
+    first_ns: u64,
+    last_ns: u64,
+    longest_ns: u64,
+    descents: u64,
+    replaced: u64,
+}
+
+impl FrameIndex {
+    fn add(&mut self, row: &FrameRow) {
+        self.frames += 1;
+        self.replaced += u64::from(row.flags & u32::from(FrameFlags::STAMP_REPLACED.0) != 0);
+        match self.previous {
+            None => {
+                self.first_ns = row.captured_at_ns;
+                self.missing = row.seq;
+            }
+            Some(before) => {
+                self.missing += row.seq.saturating_sub(before.seq + 1);
+                // The driver counts from 0 again when the camera was opened again.
+                self.driver_lost +=
+                    u64::from(row.driver_seq.saturating_sub(before.driver_seq).saturating_sub(1))
+                        .saturating_sub(row.seq.saturating_sub(before.seq + 1));
+                self.longest_ns =
+                    self.longest_ns.max(row.captured_at_ns.saturating_sub(before.captured_at_ns));
+                self.descents += u64::from(row.captured_at_ns <= before.captured_at_ns);
+            }
+        }
+        self.last_ns = row.captured_at_ns;
+        self.previous = Some(*row);
+    }
+}
+
+/// What the rows of `faces` add up to. The faces of a frame are rows in succession.
+#[derive(Default)]
+struct FaceFigures {
+    frame: Option<(u64, u64)>,
+    tracks: BTreeSet<u32>,
+    participants: BTreeSet<u32>,
+    frames_by_faces: BTreeMap<u64, u64>,
+    latency_us: [Vec<u32>; LATENCY_STAGES.len()],
+}
+
+impl FaceFigures {
+    fn add(&mut self, row: &FaceRow) {
+        self.tracks.insert(row.track);
+        if row.participant != 0 {
+            self.participants.insert(row.participant);
+        }
+        match &mut self.frame {
+            Some((seq, faces)) if *seq == row.frame_seq => *faces += 1,
+            _ => {
+                self.close_frame();
+                self.frame = Some((row.frame_seq, 1));
+                for (stage, &micros) in self.latency_us.iter_mut().zip(&row.latency_us) {
+                    if micros != NOT_RUN {
+                        stage.push(micros);
+                    }
+                }
+            }
+        }
+    }
+
+    fn close_frame(&mut self) {
+        if let Some((_, faces)) = self.frame.take() {
+            *self.frames_by_faces.entry(faces).or_insert(0) += 1;
+        }
+    }
+}
+
+/// Percentiles by nearest rank; none for a stage that never ran.
+fn latency(stage: &'static str, mut micros: Vec<u32>) -> Option<LatencyInspection> {
+    micros.sort_unstable();
+    let max = *micros.last()?;
+    let percentile = |p: usize| f64::from(micros[(micros.len() * p).div_ceil(100).max(1) - 1]) / 1e3;
+    Some(LatencyInspection {
+        stage,
+        frames: micros.len() as u64,
+        p50_ms: percentile(50),
+        p90_ms: percentile(90),
+        p99_ms: percentile(99),
+        max_ms: f64::from(max) / 1e3,
+    })
+}
+
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+/// Date and time of nanoseconds since 1970, UTC, to the second.
+fn utc_text(nanos: i64) -> String {
+    let (days, second) =
+        (nanos.div_euclid(86_400_000_000_000), nanos.div_euclid(1_000_000_000).rem_euclid(86_400));
+    // Years that begin in March, so that the leap day is the last; eras of 400 years.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = era * 400 + year + i64::from(month <= 2);
+    let (hour, minute) = (second / 3600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{day_of_month:02} {hour:02}:{minute:02}:{:02} UTC", second % 60)
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let header = &self.header;
+        writeln!(f, "{}, {:.1} MB", self.path.display(), self.file_bytes as f64 / 1e6)?;
+        writeln!(f, "session   {} ({}), {}", header.name, header.session_id, header.software)?;
+        writeln!(f, "start     {}, {:.1} s", utc_text(header.utc_start_ns), self.duration_s)?;
+        match (&self.stop, self.opened) {
+            (Some(stop), _) => writeln!(f, "end       closed: {}", stop.verdict)?,
+            (None, Opened::Swmr) => writeln!(f, "end       none: being recorded, or cut off")?,
+            (None, Opened::Plain) => writeln!(f, "end       none: the recorder failed and closed the file")?,
+        }
+        writeln!(f, "back end  {} on {}, {}", header.backend, header.backend_device, header.backend_runtime)?;
+        for (id, sha256) in &header.models {
+            writeln!(f, "model     {id}, SHA-256 {sha256}")?;
+        }
+        for camera in &self.cameras {
+            camera.fmt(f)?;
+        }
+        for person in &self.participants {
+            writeln!(f, "P{}        {} {}, {} tracks", person.id, person.name, person.role, person.tracks)?;
+        }
+        for entry in &self.ledger {
+            let dropped: u64 = entry.dropped.values().sum();
+            let verdict = if entry.closes { "closes" } else { "does not close" };
+            writeln!(
+                f,
+                "ledger    {} → {}: {} captured = {} delivered + {dropped} dropped {verdict}",
+                entry.camera, entry.consumer, entry.captured, entry.delivered
+            )?;
+        }
+        for gap in &self.gaps {
+            writeln!(f, "gap       {}: {:.3} s, {}", gap.source, gap.duration_s, gap.cause)?;
+        }
+        let events: u64 = self.events_by_kind.values().sum();
+        writeln!(f, "events    {events}, markers {}", self.markers)?;
+        for event in &self.events {
+            let at = seconds(event.time_ns.saturating_sub(header.clock_start_ns));
+            writeln!(f, "{at:>9.3} s {} {} {}", event.source, event.kind, event.text)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for CameraInspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let facts = &self.facts;
+        writeln!(
+            f,
+            "camera    {}: {}×{} {}, {}",
+            facts.name, facts.width, facts.height, facts.pixel_format, facts.device
+        )?;
+        writeln!(
+            f,
+            "  frames  {} in {:.1} s, {:.2} per second, longest interval {:.1} ms, {} lost by the driver, {} \
+             not in the index",
+            self.frames,
+            self.duration_s,
+            self.rate_hz,
+            self.longest_interval_ms,
+            self.driver_lost,
+            self.missing_in_index
+        )?;
+        let order = if self.stamps_ascend { "ascending" } else { "NOT ascending" };
+        writeln!(f, "  stamps  {order}, {} replaced; {}", self.stamps_replaced, facts.stamp_source)?;
+        let counts: Vec<_> =
+            self.frames_by_faces.iter().map(|(faces, frames)| format!("{faces}: {frames}")).collect();
+        let by_faces = counts.join(", ");
+        writeln!(
+            f,
+            "  faces   {} in {} tracks; frames by number of faces {by_faces}",
+            self.faces, self.tracks
+        )?;
+        for stage in &self.latency {
+            writeln!(
+                f,
+                "  {:<9} p50 {:.1} p90 {:.1} p99 {:.1} max {:.1} ms after capture",
+                stage.stage, stage.p50_ms, stage.p90_ms, stage.p99_ms, stage.max_ms
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calendar_times() {
+        let check = |seconds: i64, expected: &str| assert_eq!(utc_text(seconds * 1_000_000_000), expected);
+        check(0, "1970-01-01 00:00:00 UTC");
+        check(-1, "1969-12-31 23:59:59 UTC");
+        check(951_782_400, "2000-02-29 00:00:00 UTC");
+        check(1_767_225_599, "2025-12-31 23:59:59 UTC");
+        check(4_107_542_400, "2100-03-01 00:00:00 UTC");
+    }
+
+    #[test]
+    fn percentiles_by_nearest_rank() {
+        let check = |micros: Vec<u32>, expected: [f64; 4]| {
+            let found = latency("x", micros).unwrap();
+            assert_eq!([found.p50_ms, found.p90_ms, found.p99_ms, found.max_ms], expected);
+        };
+        check(vec![7000], [7.0; 4]);
+        check((1..=100).rev().map(|ms| ms * 1000).collect(), [50.0, 90.0, 99.0, 100.0]);
+        check(vec![1000, 2000, 3000], [2.0, 3.0, 3.0, 3.0]);
+        assert_eq!(latency("x", Vec::new()), None);
+    }
+}

@@ -1,0 +1,393 @@
+//! Reads the session file: as it was committed, whether it was closed, is being written, or was cut off.
+//!
+//! Owns the rule that a table ends where the newest row of `/committed` says; rows behind it are never
+//! shown. Never changes a file.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use hdf5::types::FixedUnicode;
+use hdf5::{Dataset, File, Group, H5Type, Hyperslab, Location, OpenMode, SliceOrIndex};
+use serde::Serialize;
+use youquanti_models::face::{BLENDSHAPE_COUNT, LANDMARK_COUNT};
+use youquanti_models::time::Timestamp;
+
+use super::schema::*;
+use super::{SessionFileError, failed_to};
+
+/// How HDF5 let the file be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Opened {
+    /// It was closed; any reader opens it.
+    Plain,
+    /// It is being written, or its writer was killed; readers ask for SWMR.
+    Swmr,
+}
+
+/// What the attributes of the file say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HeaderFacts {
+    /// Unique for each session.
+    pub session_id: String,
+    /// What people call the session.
+    pub name: String,
+    /// Calendar time at `clock_start_ns`, nanoseconds since 1970.
+    pub utc_start_ns: i64,
+    /// Start of the session, nanoseconds of `CLOCK_MONOTONIC`.
+    pub clock_start_ns: u64,
+    /// Program and version.
+    pub software: String,
+    /// The whole configuration as TOML.
+    pub config: String,
+    /// `cpu`, `cuda` or `tensorrt`.
+    pub backend: String,
+    /// What the back end ran on.
+    pub backend_device: String,
+    /// The runtime of the networks and its version.
+    pub backend_runtime: String,
+    /// Why this back end was chosen.
+    pub backend_reason: String,
+    /// Networks: id → SHA-256.
+    pub models: BTreeMap<String, String>,
+}
+
+/// What the attributes of a camera say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CameraFacts {
+    /// Name of the camera's group.
+    pub name: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Name of the pixel format.
+    pub pixel_format: String,
+    /// Driver, model, serial number, address.
+    pub device: String,
+    /// Whose clock the stamps are of, and which instant they name.
+    pub stamp_source: String,
+}
+
+/// A row of `/events` or `/markers` with its text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TextEntry {
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// What it is about.
+    pub source: String,
+    /// What kind it is.
+    pub kind: String,
+    /// JSON.
+    pub text: String,
+}
+
+/// A session file, open for reading. Shows the rows that were committed when it was opened.
+pub struct SessionReader {
+    file: File,
+    path: PathBuf,
+    opened: Opened,
+    header: HeaderFacts,
+    cameras: Vec<CameraFacts>,
+    committed_at: Timestamp,
+    /// Rows of each table, by its path.
+    committed: BTreeMap<String, u64>,
+}
+
+impl SessionReader {
+    /// Opens a file that was closed, or else one that is being written or was cut off.
+    ///
+    /// # Errors
+    /// `Unreadable`, `Open`, `NotASession`, `Damaged`, `Hdf5`.
+    pub fn open(path: &Path) -> Result<Self, SessionFileError> {
+        std::fs::File::open(path)
+            .map_err(|source| SessionFileError::Unreadable { path: path.to_owned(), source })?;
+        let (file, opened) = match File::open(path) {
+            Ok(file) => (file, Opened::Plain),
+            Err(source) => match File::open_as(path, OpenMode::ReadSWMR) {
+                Ok(file) => (file, Opened::Swmr),
+                Err(_) => return Err(SessionFileError::Open { path: path.to_owned(), source }),
+            },
+        };
+        let refuse = |reason: String| SessionFileError::NotASession { path: path.to_owned(), reason };
+        let format = read_text(&file, "format").map_err(|_| refuse("attribute format is missing".into()))?;
+        if format != FORMAT {
+            return Err(refuse(format!("its format is {format:?}, not {FORMAT:?}")));
+        }
+        let version: u32 = read_number(&file, "version")?;
+        if version != VERSION {
+            return Err(refuse(format!("its version is {version}, this program reads {VERSION}")));
+        }
+        let (committed_at, committed) =
+            read_committed(&file)?.ok_or_else(|| refuse("nothing was ever committed to it".into()))?;
+        let reader = Self {
+            header: read_header(&file)?,
+            cameras: read_cameras(&file)?,
+            path: path.to_owned(),
+            file,
+            opened,
+            committed_at,
+            committed,
+        };
+        reader.check_lengths()?;
+        Ok(reader)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How HDF5 let it be opened.
+    pub fn opened(&self) -> Opened {
+        self.opened
+    }
+
+    /// What the attributes say.
+    pub fn header(&self) -> &HeaderFacts {
+        &self.header
+    }
+
+    /// The cameras, in the order of their `CameraId`.
+    pub fn cameras(&self) -> &[CameraFacts] {
+        &self.cameras
+    }
+
+    /// When the newest committed rows were committed.
+    pub fn committed_at(&self) -> Timestamp {
+        self.committed_at
+    }
+
+    /// Committed frames of a camera; 0 for a camera that there is not.
+    pub fn frame_count(&self, camera: usize) -> u64 {
+        self.cameras.get(camera).map_or(0, |facts| self.rows_of(&camera_path(facts, FRAMES)))
+    }
+
+    /// Committed faces of a camera; 0 for a camera that there is not.
+    pub fn face_count(&self, camera: usize) -> u64 {
+        self.cameras.get(camera).map_or(0, |facts| self.rows_of(&camera_path(facts, FACES)))
+    }
+
+    /// Rows of a camera's frames.
+    ///
+    /// # Errors
+    /// `OutOfRange`, `Hdf5`; the same for the next four.
+    pub fn frames(&self, camera: usize, rows: Range<u64>) -> Result<Vec<FrameRow>, SessionFileError> {
+        self.camera_rows(camera, FRAMES, FRAMES, rows)
+    }
+
+    /// Rows of a camera's faces.
+    pub fn faces(&self, camera: usize, rows: Range<u64>) -> Result<Vec<FaceRow>, SessionFileError> {
+        self.camera_rows(camera, FACES, FACES, rows)
+    }
+
+    /// Landmarks of these rows of faces: x, y, z in pixels of the camera picture.
+    pub fn landmarks(
+        &self,
+        camera: usize,
+        rows: Range<u64>,
+    ) -> Result<Vec<[[f32; 3]; LANDMARK_COUNT]>, SessionFileError> {
+        let flat = self.camera_rows::<f32>(camera, LANDMARKS, FACES, rows)?;
+        Ok(flat.as_chunks::<3>().0.as_chunks::<LANDMARK_COUNT>().0.to_vec())
+    }
+
+    /// Blendshapes of these rows of faces, `_neutral` first.
+    pub fn blendshapes(
+        &self,
+        camera: usize,
+        rows: Range<u64>,
+    ) -> Result<Vec<[f32; BLENDSHAPE_COUNT]>, SessionFileError> {
+        let flat = self.camera_rows::<f32>(camera, BLENDSHAPES, FACES, rows)?;
+        Ok(flat.as_chunks::<BLENDSHAPE_COUNT>().0.to_vec())
+    }
+
+    /// Head poses of these rows of faces: canonical face to camera, metres, row-major.
+    pub fn head_poses(
+        &self,
+        camera: usize,
+        rows: Range<u64>,
+    ) -> Result<Vec<[[f32; 4]; 4]>, SessionFileError> {
+        let flat = self.camera_rows::<f32>(camera, HEAD_POSE, FACES, rows)?;
+        Ok(flat.as_chunks::<4>().0.as_chunks::<4>().0.to_vec())
+    }
+
+    /// The newest `last` events, oldest first.
+    ///
+    /// # Errors
+    /// `Hdf5`.
+    pub fn events(&self, last: u64) -> Result<Vec<TextEntry>, SessionFileError> {
+        self.text_entries(EVENTS, last)
+    }
+
+    /// The newest `last` markers, oldest first.
+    ///
+    /// # Errors
+    /// `Hdf5`.
+    pub fn markers(&self, last: u64) -> Result<Vec<TextEntry>, SessionFileError> {
+        self.text_entries(MARKERS, last)
+    }
+
+    /// All rows of a table of the session.
+    pub(super) fn all<T: H5Type>(&self, table: &'static str) -> Result<Vec<T>, SessionFileError> {
+        let path = format!("/{table}");
+        self.read(&path, 0..self.rows_of(&path))
+    }
+
+    /// Committed rows of a table of the session.
+    pub(super) fn count(&self, table: &'static str) -> u64 {
+        self.rows_of(&format!("/{table}"))
+    }
+
+    /// A text of the blob table. Bytes that are no UTF-8 are replaced.
+    pub(super) fn text(&self, offset: u64, length: u64) -> Result<String, SessionFileError> {
+        let path = format!("/{TEXT}");
+        let asked = offset..offset.saturating_add(length);
+        self.check_range(&path, &asked, self.rows_of(&path))?;
+        Ok(String::from_utf8_lossy(&self.read::<u8>(&path, asked)?).into_owned())
+    }
+
+    fn text_entries(&self, table: &'static str, last: u64) -> Result<Vec<TextEntry>, SessionFileError> {
+        let path = format!("/{table}");
+        let rows = self.rows_of(&path);
+        self.read::<TextRow>(&path, rows.saturating_sub(last)..rows)?
+            .iter()
+            .map(|row| {
+                Ok(TextEntry {
+                    time_ns: row.time_ns,
+                    source: text_of(&row.source),
+                    kind: text_of(&row.kind),
+                    text: self.text(row.text_offset, row.text_length)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Rows of a camera's table, whose length is that of its table `ruler`.
+    fn camera_rows<T: H5Type>(
+        &self,
+        camera: usize,
+        table: &str,
+        ruler: &str,
+        asked: Range<u64>,
+    ) -> Result<Vec<T>, SessionFileError> {
+        let Some(facts) = self.cameras.get(camera) else {
+            let table = format!("/{CAMERAS}/#{camera}/{table}");
+            return Err(SessionFileError::OutOfRange { table, asked, committed: 0 });
+        };
+        let path = camera_path(facts, table);
+        self.check_range(&path, &asked, self.rows_of(&camera_path(facts, ruler)))?;
+        self.read(&path, asked)
+    }
+
+    fn check_range(&self, table: &str, asked: &Range<u64>, committed: u64) -> Result<(), SessionFileError> {
+        if asked.start <= asked.end && asked.end <= committed {
+            return Ok(());
+        }
+        Err(SessionFileError::OutOfRange { table: table.to_owned(), asked: asked.clone(), committed })
+    }
+
+    fn rows_of(&self, path: &str) -> u64 {
+        self.committed.get(path).copied().unwrap_or(0)
+    }
+
+    /// Reads whole rows, all elements one after the other.
+    fn read<T: H5Type>(&self, path: &str, rows: Range<u64>) -> Result<Vec<T>, SessionFileError> {
+        let dataset = self.file.dataset(path).map_err(failed_to("open", path))?;
+        read_rows(&dataset, rows.start as usize..rows.end as usize).map_err(failed_to("read", path))
+    }
+
+    /// Every table must be as long as it was committed.
+    fn check_lengths(&self) -> Result<(), SessionFileError> {
+        let of_faces = self.cameras.iter().flat_map(|facts| {
+            let rows = self.rows_of(&camera_path(facts, FACES));
+            [LANDMARKS, BLENDSHAPES, HEAD_POSE].map(|table| (camera_path(facts, table), rows))
+        });
+        let listed = self.committed.iter().map(|(path, &rows)| (path.clone(), rows));
+        for (table, committed) in listed.chain(of_faces) {
+            let dataset = self.file.dataset(&table).map_err(failed_to("open", &*table))?;
+            let found = dataset.shape().first().map_or(0, |&rows| rows as u64);
+            if found < committed {
+                return Err(SessionFileError::Damaged { path: self.path.clone(), table, committed, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn camera_path(facts: &CameraFacts, table: &str) -> String {
+    format!("/{CAMERAS}/{}/{table}", facts.name)
+}
+
+fn read_rows<T: H5Type>(dataset: &Dataset, rows: Range<usize>) -> Result<Vec<T>, hdf5::Error> {
+    let mut selection = vec![SliceOrIndex::from(rows)];
+    selection.extend((1..dataset.ndim()).map(|_| SliceOrIndex::from(..)));
+    let block = dataset.read_slice::<T, _, ndarray::IxDyn>(Hyperslab::from(selection))?;
+    Ok(block.into_raw_vec_and_offset().0)
+}
+
+/// The newest commit: its time, and the rows of each table by its path.
+fn read_committed(file: &File) -> Result<Option<(Timestamp, BTreeMap<String, u64>)>, SessionFileError> {
+    let dataset = file.dataset(COMMITTED).map_err(failed_to("open", COMMITTED))?;
+    let Some(newest) = dataset.shape().first().and_then(|rows| rows.checked_sub(1)) else { return Ok(None) };
+    let row: Vec<u64> = read_rows(&dataset, newest..newest + 1).map_err(failed_to("read", COMMITTED))?;
+    let columns: Vec<Label> = read_list(&dataset, COLUMNS)?;
+    let mut rows: BTreeMap<String, u64> = columns.iter().map(text_of).zip(row).collect();
+    let time = rows.remove(TIME_COLUMN).unwrap_or(0);
+    Ok(Some((Timestamp(time), rows)))
+}
+
+fn read_header(file: &File) -> Result<HeaderFacts, SessionFileError> {
+    let models: Vec<ModelEntry> = read_list(file, "models")?;
+    Ok(HeaderFacts {
+        session_id: read_text(file, "session_id")?,
+        name: read_text(file, "name")?,
+        utc_start_ns: read_number(file, "utc_start")?,
+        clock_start_ns: read_number(file, "clock_start")?,
+        software: read_text(file, "software")?,
+        config: read_text(file, "config")?,
+        backend: read_text(file, "backend")?,
+        backend_device: read_text(file, "backend_device")?,
+        backend_runtime: read_text(file, "backend_runtime")?,
+        backend_reason: read_text(file, "backend_reason")?,
+        models: models.iter().map(|entry| (text_of(&entry.id), text_of(&entry.sha256))).collect(),
+    })
+}
+
+/// The cameras in the order of their ids, which is an attribute of each.
+fn read_cameras(file: &File) -> Result<Vec<CameraFacts>, SessionFileError> {
+    let parent = file.group(CAMERAS).map_err(failed_to("open", CAMERAS))?;
+    let names = parent.member_names().map_err(failed_to("list", CAMERAS))?;
+    let mut cameras = names
+        .iter()
+        .map(|name| {
+            let group = parent.group(name).map_err(failed_to("open", &**name))?;
+            Ok((read_number::<u16>(&group, "index")?, read_camera(name, &group)?))
+        })
+        .collect::<Result<Vec<_>, SessionFileError>>()?;
+    cameras.sort_by_key(|(index, _)| *index);
+    Ok(cameras.into_iter().map(|(_, facts)| facts).collect())
+}
+
+fn read_camera(name: &str, group: &Group) -> Result<CameraFacts, SessionFileError> {
+    Ok(CameraFacts {
+        name: name.to_owned(),
+        width: read_number(group, "width")?,
+        height: read_number(group, "height")?,
+        pixel_format: read_text(group, "pixel_format")?,
+        device: read_text(group, "device")?,
+        stamp_source: read_text(group, "stamp_source")?,
+    })
+}
+
+fn read_number<T: H5Type>(at: &Location, name: &'static str) -> Result<T, SessionFileError> {
+    at.attr(name).and_then(|attribute| attribute.read_scalar()).map_err(failed_to("read attribute", name))
+}
+
+fn read_text(at: &Location, name: &'static str) -> Result<String, SessionFileError> {
+    Ok(text_of(&read_number::<FixedUnicode<ATTRIBUTE_LIMIT>>(at, name)?))
+}
+
+fn read_list<T: H5Type>(at: &Location, name: &'static str) -> Result<Vec<T>, SessionFileError> {
+    at.attr(name).and_then(|attribute| attribute.read_raw()).map_err(failed_to("read attribute", name))
+}

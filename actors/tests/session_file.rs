@@ -1,0 +1,506 @@
+//! The session file from outside: what is written comes back, and nothing that can go wrong on a disk costs
+//! rows that were committed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod session_rows;
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use proptest::prelude::*;
+use rustix::process::{Signal, getpid, kill_process};
+use session_rows::*;
+use youquanti_actors::session_file::{
+    Compression, Gap, NOT_RUN, Opened, Participant, SessionFileError, SessionReader, SessionWriter,
+    ledger_item,
+};
+use youquanti_models::ids::{CameraId, ParticipantId, TrackId};
+use youquanti_models::picture::{FrameFlags, FrameMeta};
+use youquanti_models::time::{Timestamp, UtcNanos};
+
+const NO_LEDGER: &[(&str, &str, &str, u64)] = &[];
+
+fn finish(writer: SessionWriter) -> youquanti_actors::session_file::Summary {
+    writer.finish(Timestamp(START.0 + 1), UTC_START, NO_LEDGER, "{}").unwrap()
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Frame { camera: u16, meta: FrameMeta, video_index: Option<u64> },
+    Faces { camera: u16, seq: u64, faces: u32 },
+    Event { time: u64, source: String, kind: String, text: String },
+    Marker { time: u64, text: String },
+    Flush { time: u64 },
+}
+
+fn any_meta(camera: u16) -> impl Strategy<Value = FrameMeta> {
+    any::<(u64, u32, u64, u64, u16)>().prop_map(move |(seq, driver_seq, captured, received, flags)| {
+        FrameMeta {
+            camera: CameraId(camera),
+            seq,
+            driver_seq,
+            captured_at: Timestamp(captured),
+            received_at: Timestamp(received),
+            flags: FrameFlags(flags),
+        }
+    })
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..2_u16).prop_flat_map(|camera| (any_meta(camera), prop::option::of(0..u64::from(u32::MAX)))
+            .prop_map(move |(meta, video_index)| Step::Frame { camera, meta, video_index })),
+        4 => (0..2_u16, 0..5000_u64, 0..40_u32)
+            .prop_map(|(camera, seq, faces)| Step::Faces { camera, seq, faces }),
+        2 => (any::<u64>(), "[a-z]{0,20}", "[a-zäß]{0,20}", ".{0,300}")
+            .prop_map(|(time, source, kind, text)| Step::Event { time, source, kind, text }),
+        1 => (any::<u64>(), "\\PC{0,20000}").prop_map(|(time, text)| Step::Marker { time, text }),
+        1 => (0..u64::MAX).prop_map(|time| Step::Flush { time }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rows_come_back_as_they_were_written(
+        steps in prop::collection::vec(any_step(), 0..120),
+        compression in prop_oneof![Just(Compression::None), Just(Compression::Deflate)],
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("session.h5");
+        let mut writer = create(&path, &["left", "right"], options(compression)).unwrap();
+        for step in &steps {
+            match step {
+                Step::Frame { meta, video_index, .. } => writer.append_frame(meta, *video_index).unwrap(),
+                Step::Faces { camera, seq, faces } => {
+                    writer.append_faces(&found(*camera, *seq, *faces), &participants(*faces)).unwrap();
+                }
+                Step::Event { time, source, kind, text } => {
+                    writer.append_event(Timestamp(*time), source, kind, text).unwrap();
+                }
+                Step::Marker { time, text } => writer.append_marker(Timestamp(*time), "op", "note", text).unwrap(),
+                Step::Flush { time } => drop(writer.flush(Timestamp(*time)).unwrap()),
+            }
+        }
+        let summary = finish(writer);
+        let reader = SessionReader::open(&path).unwrap();
+        prop_assert_eq!(reader.opened(), Opened::Plain);
+        for camera in 0..2 {
+            let frames = reader.frames(camera.into(), 0..reader.frame_count(camera.into())).unwrap();
+            let expected: Vec<_> = steps.iter().filter_map(|step| match step {
+                Step::Frame { camera: of, meta, video_index } if *of == camera => Some((meta, video_index)),
+                _ => None,
+            }).collect();
+            prop_assert_eq!(frames.len(), expected.len());
+            prop_assert_eq!(summary.frames[usize::from(camera)], expected.len() as u64);
+            for (row, (meta, video_index)) in frames.iter().zip(expected) {
+                prop_assert_eq!((row.seq, row.driver_seq, row.flags), (meta.seq, meta.driver_seq, meta.flags.0.into()));
+                prop_assert_eq!((row.captured_at_ns, row.received_at_ns), (meta.captured_at.0, meta.received_at.0));
+                prop_assert_eq!(row.video_index, video_index.map_or(-1, |index| index as i64));
+            }
+            let expected: Vec<(u64, u32)> = steps.iter().flat_map(|step| match step {
+                Step::Faces { camera: of, seq, faces } if *of == camera => (0..*faces).map(|n| (*seq, n)).collect(),
+                _ => Vec::new(),
+            }).collect();
+            check_faces(&reader, camera.into(), &expected);
+        }
+        let events: Vec<_> = steps.iter().filter_map(|step| match step {
+            Step::Event { time, source, kind, text } => Some((*time, source.clone(), kind.clone(), text.clone())),
+            _ => None,
+        }).collect();
+        let read: Vec<_> = reader.events(u64::MAX).unwrap().into_iter()
+            .map(|entry| (entry.time_ns, entry.source, entry.kind, entry.text)).collect();
+        prop_assert_eq!(read, events);
+        let markers: Vec<_> = steps.iter().filter_map(|step| match step {
+            Step::Marker { time, text } => Some((*time, text.clone())),
+            _ => None,
+        }).collect();
+        let read: Vec<_> =
+            reader.markers(u64::MAX).unwrap().into_iter().map(|entry| (entry.time_ns, entry.text)).collect();
+        prop_assert_eq!(read, markers);
+    }
+}
+
+/// All faces of a camera are these (frame, number) of `session_rows::face`.
+fn check_faces(reader: &SessionReader, camera: usize, expected: &[(u64, u32)]) {
+    let all = 0..reader.face_count(camera);
+    assert_eq!(all.end, expected.len() as u64);
+    let rows = reader.faces(camera, all.clone()).unwrap();
+    let landmarks = reader.landmarks(camera, all.clone()).unwrap();
+    let blendshapes = reader.blendshapes(camera, all.clone()).unwrap();
+    let head_poses = reader.head_poses(camera, all).unwrap();
+    assert_eq!([landmarks.len(), blendshapes.len(), head_poses.len()], [expected.len(); 3]);
+    for (i, &(seq, number)) in expected.iter().enumerate() {
+        let face = face(seq, number);
+        let captured = meta(0, seq).captured_at.0;
+        assert_eq!((rows[i].frame_seq, rows[i].captured_at_ns, rows[i].track), (seq, captured, face.track.0));
+        assert_eq!((rows[i].participant, rows[i].score), (u32::from(number == 0), face.score));
+        assert_eq!((rows[i].bbox, rows[i].presence), (face.bbox, face.presence));
+        let detected = if seq.is_multiple_of(2) { 6000 } else { NOT_RUN };
+        assert_eq!(rows[i].latency_us, [2000, 3000, 4000, detected, 10000, 11000]);
+        assert_eq!(landmarks[i], face.landmarks);
+        assert_eq!(blendshapes[i], face.blendshapes);
+        assert_eq!(head_poses[i], face.head_pose);
+    }
+}
+
+#[test]
+fn an_inspection_adds_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.h5");
+    let mut writer = create(&path, &["right", "left"], options(Compression::None)).unwrap();
+    for seq in 0..100 {
+        // The index misses frames 40 and 41; the driver loses three frames between 59 and 60.
+        let mut frame = meta(0, seq);
+        frame.driver_seq += if seq >= 60 { 3 } else { 0 };
+        if seq == 10 {
+            frame.flags = FrameFlags::STAMP_REPLACED;
+        }
+        if !(40..42).contains(&seq) {
+            writer.append_frame(&frame, None).unwrap();
+        }
+        let faces = if seq < 20 { 0 } else { 1 + u32::from(seq >= 90) };
+        writer.append_faces(&found(0, seq, faces), &participants(faces)).unwrap();
+    }
+    let at = |seconds: u64| Timestamp(START.0 + seconds * 1_000_000_000);
+    for (time, track) in [(1, 1), (2, 4)] {
+        let participant = Participant {
+            time: at(time),
+            id: ParticipantId(1),
+            name: "Ada",
+            role: "speaker",
+            camera: "right",
+            track: TrackId(track),
+            why: "first seen",
+        };
+        writer.append_participant(&participant).unwrap();
+    }
+    writer.append_event(at(1), "right", "camera_lost", r#"{"cause":"unplugged"}"#).unwrap();
+    writer.append_event(at(2), "right", "camera_back", "{}").unwrap();
+    writer.append_marker(at(2), "operator", "note", "{}").unwrap();
+    writer
+        .append_gap(&Gap { start: at(1), end: at(3), source: "right", cause: "unplugged", json: "[1]" })
+        .unwrap();
+    writer.append_quality(at(1), "right", "sharpness", 0.5).unwrap();
+    writer.append_clock(at(100), UtcNanos(UTC_START.0 + 100_001_000_000)).unwrap();
+    writer.append_ledger(at(1), "right", "pipeline", ledger_item::CAPTURED, 7).unwrap();
+    let ledger = [
+        ("right", "pipeline", ledger_item::CAPTURED, 100),
+        ("right", "pipeline", ledger_item::DELIVERED, 90),
+        ("right", "pipeline", "dropped:replaced", 8),
+        ("right", "pipeline", "dropped:no_slot", 2),
+        ("right", "pipeline", ledger_item::DRIVER_LOST, 3),
+        ("left", "index", ledger_item::CAPTURED, 5),
+        ("left", "index", ledger_item::DELIVERED, 4),
+    ];
+    let summary = writer.finish(at(101), UtcNanos(9), &ledger, "ok").unwrap();
+    assert_eq!((summary.frames, summary.faces, summary.complete), (vec![98, 0], vec![90, 0], true));
+
+    let found = SessionReader::open(&path).unwrap().inspect(1).unwrap();
+    assert_eq!(found.opened, Opened::Plain);
+    assert_eq!(found.file_bytes, summary.file_bytes);
+    assert_eq!(found.header.name, "grüße");
+    assert_eq!(found.header.models["yunet"], "0".repeat(64));
+    let stop = found.stop.as_ref().unwrap();
+    assert_eq!((stop.time_ns, stop.utc_ns, &*stop.verdict), (at(101).0, 9, "ok"));
+    assert_eq!(found.duration_s, 101.0);
+    assert!((found.clock_drift_ppm.unwrap() - 10.0).abs() < 1e-3, "{:?}", found.clock_drift_ppm);
+
+    let [right, left] = &found.cameras[..] else { panic!("{:?}", found.cameras) };
+    assert_eq!((&*right.facts.name, right.frames, right.faces), ("right", 98, 90));
+    assert_eq!((right.missing_in_index, right.driver_lost, right.stamps_replaced), (2, 3, 1));
+    assert!(right.stamps_ascend);
+    assert!((right.duration_s - 3.3).abs() < 1e-3 && (right.rate_hz - 97.0 / 3.3).abs() < 1e-3);
+    assert!((right.longest_interval_ms - 100.0).abs() < 1e-3, "{}", right.longest_interval_ms);
+    assert_eq!(
+        right.frames_by_faces.iter().map(|(&k, &n)| (k, n)).collect::<Vec<_>>(),
+        [(0, 18), (1, 70), (2, 10)]
+    );
+    assert_eq!((right.tracks, right.participants.len()), (2, 1));
+    let detected = right.latency.iter().find(|entry| entry.stage == "detected").unwrap();
+    assert_eq!((detected.frames, detected.p50_ms, detected.max_ms), (40, 6.0, 6.0));
+    assert_eq!((left.frames, left.rate_hz, left.latency.len()), (0, 0.0, 0));
+
+    assert_eq!((found.participants[0].id, found.participants[0].tracks), (1, 2));
+    assert_eq!((found.markers, found.events_by_kind.len(), found.events.len()), (1, 2, 1));
+    assert_eq!(found.events[0].kind, "camera_back");
+    assert_eq!((found.gaps[0].duration_s, &*found.gaps[0].text), (2.0, "[1]"));
+    let [left, right] = &found.ledger[..] else { panic!("{:?}", found.ledger) };
+    assert_eq!((right.captured, right.delivered, right.driver_lost, right.closes), (100, 90, 3, true));
+    assert_eq!((right.dropped["replaced"], right.dropped["no_slot"]), (8, 2));
+    assert!(!left.closes && !found.ledger_closes);
+    let text = found.to_string();
+    assert!(text.contains("does not close") && text.contains("Ada"), "{text}");
+    serde_json::to_string(&found).unwrap();
+}
+
+#[test]
+fn an_existing_file_is_never_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.h5");
+    fs::write(&path, "precious").unwrap();
+    let error = create(&path, &["left"], options(Compression::None)).err().unwrap();
+    assert!(matches!(error, SessionFileError::AlreadyExists { .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"precious");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_second_session_of_the_same_name_is_refused_while_the_first_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.h5");
+    let first = create(&path, &["left"], options(Compression::None)).unwrap();
+    let error = create(&path, &["left"], options(Compression::None)).err().unwrap();
+    assert!(matches!(error, SessionFileError::AlreadyExists { .. }), "{error}");
+    finish(first);
+    SessionReader::open(&path).unwrap();
+}
+
+#[test]
+fn an_unwritable_folder_is_named() {
+    let check = |path: &Path| {
+        let error = create(path, &["left"], options(Compression::None)).err().unwrap();
+        assert!(matches!(error, SessionFileError::Create { .. }), "{error}");
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    check(&folder.path().join("file/session.h5"));
+    check(&folder.path().join("missing/session.h5"));
+    if let Some(mount) = Mount::tmpfs(&folder.path().join("ro"), "ro,size=1m") {
+        check(&mount.0.join("session.h5"));
+    }
+}
+
+#[test]
+fn a_header_that_does_not_fit_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.h5");
+    let fits = "x".repeat(60 << 10);
+    let too_long = format!("{fits}x");
+    let error = create_with_config(&path, &["left"], options(Compression::None), &too_long).err().unwrap();
+    assert!(matches!(error, SessionFileError::HeaderTooLong { attribute: "config", .. }), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    finish(create_with_config(&path, &["left"], options(Compression::None), &fits).unwrap());
+    assert_eq!(SessionReader::open(&path).unwrap().header().config, fits);
+}
+
+#[test]
+fn rows_that_fit_nowhere_are_refused_and_the_rest_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.h5");
+    let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
+    let error = writer.append_frame(&meta(1, 0), None).unwrap_err();
+    assert!(matches!(error, SessionFileError::UnknownCamera { camera: CameraId(1) }), "{error}");
+    let error = writer.append_faces(&found(0, 0, 2), &participants(1)).unwrap_err();
+    assert!(matches!(error, SessionFileError::ParticipantCount { faces: 2, participants: 1 }), "{error}");
+    writer.append_frame(&meta(0, 0), None).unwrap();
+    assert_eq!(finish(writer).frames, [1]);
+    let reader = SessionReader::open(&path).unwrap();
+    let error = reader.frames(0, 0..2).unwrap_err();
+    assert!(matches!(error, SessionFileError::OutOfRange { committed: 1, .. }), "{error}");
+}
+
+#[test]
+fn other_files_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file.h5");
+    let open = || SessionReader::open(&path).err().unwrap();
+    assert!(matches!(open(), SessionFileError::Unreadable { .. }));
+    fs::write(&path, "no HDF5").unwrap();
+    assert!(matches!(open(), SessionFileError::Open { .. }));
+    drop(hdf5::File::create(&path).unwrap());
+    assert!(matches!(open(), SessionFileError::NotASession { .. }));
+}
+
+#[test]
+fn a_writer_that_is_dropped_keeps_what_it_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.h5");
+    let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
+    for seq in 0..300 {
+        writer.append_frame(&meta(0, seq), None).unwrap();
+        if seq == 9 {
+            let report = writer.flush(meta(0, seq).captured_at).unwrap();
+            assert_eq!(report.rows, 10);
+        }
+    }
+    drop(writer);
+    let found = SessionReader::open(&path).unwrap().inspect(0).unwrap();
+    assert_eq!((found.cameras[0].frames, found.stop), (10, None));
+}
+
+const FLUSH_EVERY: u64 = 16;
+
+/// What the killed child wrote before each flush: a frame, two faces and an event.
+fn write_frame(writer: &mut SessionWriter, seq: u64) {
+    writer.append_frame(&meta(0, seq), None).unwrap();
+    writer.append_faces(&found(0, seq, 2), &participants(2)).unwrap();
+    writer.append_event(meta(0, seq).captured_at, "child", "frame", &event_text(seq)).unwrap();
+    if (seq + 1).is_multiple_of(FLUSH_EVERY) {
+        writer.flush(meta(0, seq).captured_at).unwrap();
+    }
+}
+
+fn event_text(seq: u64) -> String {
+    format!("{{\"seq\":{seq},\"why\":\"{}\"}}", "x".repeat((seq % 97) as usize))
+}
+
+/// The child of the next test; nothing by itself.
+#[test]
+fn child_writes_until_it_is_killed() {
+    let Ok(path) = std::env::var("SESSION_PATH").map(PathBuf::from) else { return };
+    let variable = |name| std::env::var(name).unwrap();
+    let kill_at: u64 = variable("KILL_AT").parse().unwrap();
+    let compression = if variable("DEFLATE") == "1" { Compression::Deflate } else { Compression::None };
+    let within_a_call = variable("WITHIN_A_CALL") == "1";
+    let kill = || kill_process(getpid(), Signal::KILL).unwrap();
+    let mut writer = create(&path, &["left"], options(compression)).unwrap();
+    let reached = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        if within_a_call {
+            // Hits the writing thread wherever it is by then.
+            scope.spawn(|| {
+                while reached.load(SeqCst) < kill_at {
+                    std::hint::spin_loop();
+                }
+                kill();
+            });
+        }
+        for seq in 0.. {
+            reached.store(seq, SeqCst);
+            if seq == kill_at && !within_a_call {
+                kill();
+            }
+            write_frame(&mut writer, seq);
+        }
+    });
+}
+
+#[test]
+fn a_killed_writer_loses_nothing_committed() {
+    for (number, kill_at) in [1_u64, 15, 16, 17, 100, 333, 511, 600, 801, 1234].into_iter().enumerate() {
+        for within_a_call in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("session.h5");
+            let deflate = number % 2 == 1;
+            let status = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "child_writes_until_it_is_killed"])
+                .env("SESSION_PATH", &path)
+                .env("KILL_AT", kill_at.to_string())
+                .env("DEFLATE", u8::from(deflate).to_string())
+                .env("WITHIN_A_CALL", u8::from(within_a_call).to_string())
+                .output()
+                .unwrap();
+            assert_eq!(status.status.signal(), Some(9), "{status:?}");
+
+            let reader = SessionReader::open(&path).unwrap();
+            assert_eq!(reader.opened(), Opened::Swmr);
+            let frames = reader.frame_count(0);
+            let flushed = kill_at / FLUSH_EVERY * FLUSH_EVERY;
+            assert!(frames >= flushed && frames.is_multiple_of(FLUSH_EVERY), "{frames} of {kill_at}");
+            assert!(within_a_call || frames == flushed, "{frames} of {kill_at}");
+            let expected: Vec<_> = (0..frames).flat_map(|seq| [(seq, 0), (seq, 1)]).collect();
+            // Compressed rows of an incomplete chunk wait in memory.
+            let faces = if deflate { reader.face_count(0) as usize } else { expected.len() };
+            assert!(faces + 64 > expected.len(), "{faces} of {}", expected.len());
+            check_faces(&reader, 0, &expected[..faces]);
+            for (seq, row) in (0..).zip(reader.frames(0, 0..frames).unwrap()) {
+                assert_eq!((row.seq, row.captured_at_ns), (seq, meta(0, seq).captured_at.0));
+            }
+            let events = reader.events(u64::MAX).unwrap();
+            assert_eq!(events.len() as u64, frames);
+            for (seq, event) in (0..).zip(events) {
+                assert_eq!(event.text, event_text(seq));
+            }
+            assert_eq!(reader.inspect(3).unwrap().stop, None);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a reserve file was left behind");
+        }
+    }
+}
+
+/// A file system of a test; unmounted when dropped.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// None, with a word about it, where mounting is not permitted.
+    fn tmpfs(at: &Path, options: &str) -> Option<Self> {
+        fs::create_dir(at).unwrap();
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).output();
+        if status.is_ok_and(|output| output.status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        eprintln!("skipped: mounting a tmpfs needs root");
+        None
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: HDF5 lets the children of other tests inherit its open files.
+        let status = Command::new("umount").arg("-l").arg(&self.0).status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("{} stays mounted", self.0.display());
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_costs_no_row_that_was_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, compression) in [("none", Compression::None), ("deflate", Compression::Deflate)] {
+        let Some(mount) = Mount::tmpfs(&folder.path().join(name), "size=16m") else { return };
+        let path = mount.0.join("session.h5");
+        let mut writer = create(&path, &["left"], options(compression)).unwrap();
+        let mut taken = Vec::new();
+        let error = (0..)
+            .find_map(|seq| {
+                let result = writer.append_faces(&found(0, seq, 3), &participants(3));
+                if result.is_ok() {
+                    taken.extend([(seq, 0), (seq, 1), (seq, 2)]);
+                }
+                result.err()
+            })
+            .unwrap();
+        assert!(
+            matches!(error, SessionFileError::DiskFull { free, reserve, .. } if free < reserve),
+            "{error}"
+        );
+        let again = writer.append_frame(&meta(0, 0), None).unwrap_err();
+        assert!(again.to_string().contains("is full"), "{again}");
+        assert!(!finish(writer).complete);
+        let reader = SessionReader::open(&path).unwrap();
+        assert_eq!(reader.opened(), Opened::Plain);
+        check_faces(&reader, 0, &taken);
+    }
+}
+
+#[test]
+fn a_disk_that_somebody_else_fills_costs_no_row_that_was_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mount) = Mount::tmpfs(&folder.path().join("disk"), "size=16m") else { return };
+    let path = mount.0.join("session.h5");
+    let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
+    let expected: Vec<_> = (0..50).map(|seq| (seq, 0)).collect();
+    for seq in 0..50 {
+        writer.append_faces(&found(0, seq, 1), &participants(1)).unwrap();
+    }
+    fs::write(mount.0.join("other"), vec![1; 32 << 20]).unwrap_err();
+    let error = writer.flush(Timestamp(START.0 + 5)).unwrap_err();
+    assert!(matches!(error, SessionFileError::DiskFull { free: 0, .. }), "{error}");
+    assert!(!finish(writer).complete);
+    check_faces(&SessionReader::open(&path).unwrap(), 0, &expected);
+}
+
+#[test]
+fn a_disk_without_room_for_the_reserve_is_refused_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mount) = Mount::tmpfs(&folder.path().join("disk"), "size=3m") else { return };
+    let error = create(&mount.0.join("session.h5"), &["left"], options(Compression::None)).err().unwrap();
+    assert!(matches!(error, SessionFileError::DiskFull { .. }), "{error}");
+    assert_eq!(fs::read_dir(&mount.0).unwrap().count(), 0);
+}

@@ -1,0 +1,122 @@
+//! Rows for the tests of the session file: every value follows from a frame's number, so a reader can be
+//! checked without keeping what was written.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::path::Path;
+
+use youquanti_actors::session_file::{
+    CameraHeader, Compression, SessionFileError, SessionHeader, SessionOptions, SessionWriter,
+};
+use youquanti_models::face::{BLENDSHAPE_COUNT, Face, FrameFaces, LANDMARK_COUNT, Stamps};
+use youquanti_models::ids::{CameraId, CameraName, ParticipantId, TrackId};
+use youquanti_models::picture::{FrameFlags, FrameMeta, PictureLayout, PixelFormat};
+use youquanti_models::pipeline::BackendInfo;
+use youquanti_models::time::{Timestamp, UtcNanos};
+
+/// Start of every session here.
+pub(crate) const START: Timestamp = Timestamp(1_000_000_000);
+/// Calendar time of it.
+pub(crate) const UTC_START: UtcNanos = UtcNanos(1_767_225_600_000_000_000);
+/// Between two frames.
+pub(crate) const PERIOD_NANOS: u64 = 33_333_333;
+
+pub(crate) fn create(
+    path: &Path,
+    cameras: &[&str],
+    options: SessionOptions,
+) -> Result<SessionWriter, SessionFileError> {
+    create_with_config(path, cameras, options, "[session]\nname = \"test\"\n")
+}
+
+pub(crate) fn create_with_config(
+    path: &Path,
+    cameras: &[&str],
+    options: SessionOptions,
+    config_text: &str,
+) -> Result<SessionWriter, SessionFileError> {
+    let names: Vec<CameraName> = cameras.iter().map(|name| name.parse().unwrap()).collect();
+    let cameras: Vec<_> = names
+        .iter()
+        .map(|name| CameraHeader {
+            name,
+            layout: PictureLayout::packed(1280, 720, PixelFormat::Yuyv),
+            device: "simulated scene, seed 1",
+            stamp_source: "monotonic, end of frame, 1 ns",
+        })
+        .collect();
+    let backend = BackendInfo {
+        backend: "cpu",
+        device: "any processor".into(),
+        runtime: "none 1.0".into(),
+        models: vec![("yunet".into(), "0".repeat(64)), ("landmarks".into(), "f".repeat(64))],
+        reason: "a test asked for it".into(),
+    };
+    let header = SessionHeader {
+        session_id: "0123",
+        name: "grüße",
+        utc_start: UTC_START,
+        clock_start: START,
+        software: "youquanti 0.0.0",
+        config_text,
+        backend: &backend,
+        cameras: &cameras,
+        options,
+    };
+    SessionWriter::create(path, &header)
+}
+
+/// Options with the smallest reserve.
+pub(crate) fn options(compression: Compression) -> SessionOptions {
+    SessionOptions { compression, reserve_bytes: 0 }
+}
+
+pub(crate) fn meta(camera: u16, seq: u64) -> FrameMeta {
+    let captured_at = Timestamp(START.0 + seq * PERIOD_NANOS);
+    FrameMeta {
+        camera: CameraId(camera),
+        seq,
+        driver_seq: seq as u32 + 7,
+        captured_at,
+        received_at: Timestamp(captured_at.0 + 2_000_000),
+        flags: FrameFlags::STAMP_IS_EXPOSURE_START,
+    }
+}
+
+/// The `number`th face of frame `seq`.
+pub(crate) fn face(seq: u64, number: u32) -> Face {
+    let base = (seq % 1000) as f32 + number as f32 * 0.25;
+    Face {
+        track: TrackId(number + 1),
+        score: 0.5 + number as f32 / 16.0,
+        bbox: [base, base + 1.0, base + 100.0, base + 101.0],
+        presence: 0.9,
+        landmarks: std::array::from_fn::<_, LANDMARK_COUNT, _>(|i| [base + i as f32, base - i as f32, 0.5]),
+        blendshapes: std::array::from_fn::<_, BLENDSHAPE_COUNT, _>(|i| base / 2000.0 + i as f32 / 100.0),
+        head_pose: std::array::from_fn(|r| std::array::from_fn(|c| base + (r * 4 + c) as f32)),
+    }
+}
+
+pub(crate) fn found(camera: u16, seq: u64, faces: u32) -> FrameFaces {
+    let meta = meta(camera, seq);
+    let after = |millis: u64| Timestamp(meta.captured_at.0 + millis * 1_000_000);
+    FrameFaces {
+        meta,
+        stamps: Stamps {
+            submitted: after(3),
+            uploaded: after(4),
+            // The detector runs on every other frame.
+            detected: if seq.is_multiple_of(2) { after(6) } else { Timestamp(0) },
+            landmarks: after(10),
+            published: after(11),
+        },
+        detector_ran: seq.is_multiple_of(2),
+        over_limit: 0,
+        faces: (0..faces).map(|number| face(seq, number)).collect(),
+    }
+}
+
+/// The first face is P1, the others are nobody.
+pub(crate) fn participants(faces: u32) -> Vec<Option<ParticipantId>> {
+    (0..faces).map(|number| (number == 0).then_some(ParticipantId(1))).collect()
+}
