@@ -1,1 +1,53 @@
-//! placeholder
+//! The face pipeline's back ends, behind `youquanti_models::Pipeline`: frames in, faces out.
+//!
+//! [`cpu::CpuPipeline`] is the one of this version. Options are plain structs; configuration files,
+//! actors and recording are unknown here. [`runtime`] finds ONNX Runtime, [`probe`] says what the machine has.
+
+pub mod cpu;
+mod networks;
+mod options;
+pub mod probe;
+pub mod runtime;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+use std::io;
+use std::path::PathBuf;
+
+use youquanti_models::{ManifestError, ModelId};
+
+pub use cpu::CpuPipeline;
+pub use options::{Backend, BackendError, CameraInput, CpuOptions, Detector, DetectorSize, FaceOptions};
+pub use runtime::{Runtime, RuntimeError};
+
+/// Why a pipeline cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// ONNX Runtime is not there or cannot be used.
+    #[error("no runtime for the networks")]
+    Runtime(#[from] RuntimeError),
+    /// A network's file cannot be read.
+    #[error("model {model}: {} cannot be read", path.display())]
+    ModelFile {
+        /// Which network.
+        model: ModelId,
+        /// Its file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A network's file is damaged, or not the one that this version was made for.
+    #[error("{} cannot be used", path.display())]
+    Model {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// The runtime refuses a network.
+    #[error("a network cannot be loaded")]
+    Network(#[from] cpu::network::NetworkError),
+    /// The system refuses a thread.
+    #[error("a lane's thread cannot be started")]
+    Thread(#[source] io::Error),
+}

@@ -1,0 +1,302 @@
+//! From the camera's bytes to RGB: only the part of the picture that is looked at, and no copy where
+//! the camera already gives three bytes a pixel.
+//!
+//! YUYV and NV12 are read as BT.601 with limited range, which is what cameras send unless they say
+//! otherwise; JPEG as BT.601 with full range, which is what the standard says. Grey is copied to all
+//! three channels.
+
+use youquanti_models::{Picture, PictureLayout, PixelFormat};
+use yuv::{YuvBiPlanarImage, YuvConversionMode, YuvPackedImage, YuvRange, YuvStandardMatrix};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+/// A part of a picture, pixels; not empty, inside the picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// First column.
+    pub x0: usize,
+    /// First row.
+    pub y0: usize,
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+}
+
+impl Part {
+    /// All of a picture.
+    pub fn whole(layout: &PictureLayout) -> Self {
+        Self { x0: 0, y0: 0, width: layout.width as usize, height: layout.height as usize }
+    }
+
+    /// The smallest part around this one in which subsampled chroma is complete.
+    fn with_whole_chroma(self, format: PixelFormat, layout: &PictureLayout) -> Self {
+        let (mut x0, mut y0) = (self.x0, self.y0);
+        let (mut x1, mut y1) = (self.x0 + self.width, self.y0 + self.height);
+        if matches!(format, PixelFormat::Yuyv | PixelFormat::Nv12) {
+            (x0, x1) = (x0 & !1, x1.next_multiple_of(2));
+        }
+        if format == PixelFormat::Nv12 {
+            (y0, y1) = (y0 & !1, y1.next_multiple_of(2).min(layout.height as usize));
+        }
+        Self { x0, y0, width: x1 - x0, height: y1 - y0 }
+    }
+}
+
+/// Three bytes a pixel of a part of a picture.
+#[derive(Clone, Copy, Debug)]
+pub struct RgbView<'a> {
+    /// Begins with the part's first pixel.
+    pub bytes: &'a [u8],
+    /// Bytes from one row to the next.
+    pub stride: usize,
+    /// Which part of the picture it is.
+    pub part: Part,
+    /// Blue comes first.
+    pub is_bgr: bool,
+}
+
+/// Why a picture has no RGB.
+#[derive(Debug, thiserror::Error)]
+pub enum ColourError {
+    /// Fewer bytes than the layout needs.
+    #[error("{given} bytes where {format} of {width}x{height} needs {needed}")]
+    Short {
+        /// Bytes there are.
+        given: usize,
+        /// Bytes that the layout needs.
+        needed: usize,
+        /// Name of the format.
+        format: &'static str,
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+    },
+    /// The layout cannot be.
+    #[error("stride {stride} is too short for {format} of {width}x{height}, or a side is 0")]
+    Layout {
+        /// Bytes from one line to the next.
+        stride: u32,
+        /// Name of the format.
+        format: &'static str,
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+    },
+    /// The conversion refused.
+    #[error("colour conversion failed: {0}")]
+    Conversion(String),
+    /// The JPEG is damaged.
+    #[error("JPEG cannot be decoded: {0}")]
+    Jpeg(String),
+    /// The JPEG is sound but not of the size that the camera announced.
+    #[error("JPEG is {}x{}, not {}x{}", is.0, is.1, announced.0, announced.1)]
+    JpegSize {
+        /// Width and height of the JPEG.
+        is: (usize, usize),
+        /// Width and height of the layout.
+        announced: (usize, usize),
+    },
+}
+
+/// Whether layout and bytes of an uncompressed picture fit together.
+///
+/// # Errors
+/// [`ColourError::Layout`] and [`ColourError::Short`].
+pub fn check(picture: &Picture<'_>) -> Result<(), ColourError> {
+    let PictureLayout { width, height, format, stride } = picture.layout;
+    if width == 0 || height == 0 || stride < format.min_stride(width) {
+        return Err(ColourError::Layout { stride, format: format.name(), width, height });
+    }
+    // The last line may end with its last pixel.
+    let padding = (stride - format.min_stride(width)) as usize;
+    let (given, needed) = (picture.bytes.len(), picture.layout.max_bytes() - padding);
+    if given < needed && format != PixelFormat::Mjpg {
+        return Err(ColourError::Short { given, needed, format: format.name(), width, height });
+    }
+    Ok(())
+}
+
+/// RGB of a part of an uncompressed picture that [`check`] accepts. Formats that are not RGB are
+/// converted into `scratch`, which grows to the largest part seen and no further.
+///
+/// # Errors
+/// [`ColourError::Conversion`], also for MJPG, which must be decoded first.
+pub fn rgb_part<'a>(
+    picture: &Picture<'a>,
+    part: Part,
+    scratch: &'a mut Vec<u8>,
+) -> Result<RgbView<'a>, ColourError> {
+    let format = picture.layout.format;
+    let stride = picture.layout.stride as usize;
+    if matches!(format, PixelFormat::Rgb24 | PixelFormat::Bgr24) {
+        let bytes = &picture.bytes[part.y0 * stride + part.x0 * 3..];
+        return Ok(RgbView { bytes, stride, part, is_bgr: format == PixelFormat::Bgr24 });
+    }
+    let part = part.with_whole_chroma(format, &picture.layout);
+    let needed = part.width * part.height * 3;
+    if scratch.len() < needed {
+        scratch.resize(needed, 0);
+    }
+    let out = &mut scratch[..needed];
+    let out_stride = (part.width * 3) as u32;
+    let (width, height) = (part.width as u32, part.height as u32);
+    let (range, matrix) = (YuvRange::Limited, YuvStandardMatrix::Bt601);
+    match format {
+        PixelFormat::Yuyv => {
+            let yuy = &picture.bytes[part.y0 * stride + part.x0 * 2..];
+            let image = YuvPackedImage { yuy, yuy_stride: stride as u32, width, height };
+            yuv::yuyv422_to_rgb(&image, out, out_stride, range, matrix)
+        }
+        PixelFormat::Nv12 => {
+            let (y_plane, uv_plane) = picture.bytes.split_at(stride * picture.layout.height as usize);
+            let image = YuvBiPlanarImage {
+                y_plane: &y_plane[part.y0 * stride + part.x0..],
+                y_stride: stride as u32,
+                uv_plane: &uv_plane[part.y0 / 2 * stride + part.x0..],
+                uv_stride: stride as u32,
+                width,
+                height,
+            };
+            yuv::yuv_nv12_to_rgb(&image, out, out_stride, range, matrix, YuvConversionMode::Balanced)
+        }
+        PixelFormat::Grey => {
+            let rows = picture.bytes[part.y0 * stride..].chunks(stride);
+            for (row, out) in rows.zip(out.chunks_exact_mut(part.width * 3)) {
+                let row = &row[part.x0..part.x0 + part.width];
+                for (&grey, pixel) in row.iter().zip(out.as_chunks_mut::<3>().0) {
+                    *pixel = [grey; 3];
+                }
+            }
+            Ok(())
+        }
+        PixelFormat::Mjpg | PixelFormat::Rgb24 | PixelFormat::Bgr24 => {
+            return Err(ColourError::Conversion(format!("{} is not converted by parts", format.name())));
+        }
+    }
+    .map_err(|error| ColourError::Conversion(error.to_string()))?;
+    Ok(RgbView { bytes: out, stride: part.width * 3, part, is_bgr: false })
+}
+
+/// Decodes the JPEG pictures of cameras, including those that leave out the Huffman tables.
+#[derive(Debug, Default)]
+pub struct Jpeg {
+    rgb: Vec<u8>,
+    completed: Vec<u8>,
+}
+
+impl Jpeg {
+    /// Decodes a picture to RGB24 in this decoder's own buffer. Nothing is allocated here for a size
+    /// seen before; the decoder's library allocates as it likes.
+    ///
+    /// # Errors
+    /// [`ColourError::Jpeg`] and [`ColourError::JpegSize`].
+    pub fn decode(&mut self, picture: &Picture<'_>) -> Result<Picture<'_>, ColourError> {
+        let jpeg = with_huffman_tables(picture.bytes, &mut self.completed);
+        let failed = |error: zune_jpeg::errors::DecodeErrors| ColourError::Jpeg(error.to_string());
+        let options =
+            DecoderOptions::default().jpeg_set_out_colorspace(ColorSpace::RGB).set_strict_mode(false);
+        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(jpeg), options);
+        decoder.decode_headers().map_err(failed)?;
+        let is = decoder.dimensions().unwrap_or_default();
+        let (width, height) = (picture.layout.width, picture.layout.height);
+        let announced = (width as usize, height as usize);
+        if is != announced {
+            return Err(ColourError::JpegSize { is, announced });
+        }
+        self.rgb.resize(announced.0 * announced.1 * 3, 0);
+        decoder.decode_into(&mut self.rgb).map_err(failed)?;
+        Ok(self.last(width, height))
+    }
+
+    /// The picture that was decoded last.
+    pub fn last(&self, width: u32, height: u32) -> Picture<'_> {
+        Picture { layout: PictureLayout::packed(width, height, PixelFormat::Rgb24), bytes: &self.rgb }
+    }
+}
+
+/// The JPEG itself, or a copy with the standard's tables in `buffer` when it has none of its own.
+fn with_huffman_tables<'a>(jpeg: &'a [u8], buffer: &'a mut Vec<u8>) -> &'a [u8] {
+    const START_OF_SCAN: u8 = 0xda;
+    const DEFINE_HUFFMAN: u8 = 0xc4;
+    let mut at = 2;
+    while let [0xff, marker, high, low, ..] = jpeg[at.min(jpeg.len())..] {
+        match marker {
+            DEFINE_HUFFMAN => return jpeg,
+            START_OF_SCAN => {
+                buffer.clear();
+                buffer.extend_from_slice(&jpeg[..at]);
+                for table in &STANDARD_HUFFMAN_TABLES {
+                    let length = (2 + 1 + table.counts.len() + table.values.len()) as u16;
+                    buffer.extend_from_slice(&[0xff, DEFINE_HUFFMAN]);
+                    buffer.extend_from_slice(&length.to_be_bytes());
+                    buffer.push(table.class_and_id);
+                    buffer.extend_from_slice(&table.counts);
+                    buffer.extend_from_slice(table.values);
+                }
+                buffer.extend_from_slice(&jpeg[at..]);
+                return buffer;
+            }
+            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+        }
+    }
+    jpeg
+}
+
+struct HuffmanTable {
+    class_and_id: u8,
+    counts: [u8; 16],
+    values: &'static [u8],
+}
+
+/// ITU-T T.81, annex K.3: the tables K.3 to K.6.
+static STANDARD_HUFFMAN_TABLES: [HuffmanTable; 4] = [
+    HuffmanTable {
+        class_and_id: 0x00,
+        counts: [0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
+        values: &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11],
+    },
+    HuffmanTable {
+        class_and_id: 0x01,
+        counts: [0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0],
+        values: &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11],
+    },
+    HuffmanTable {
+        class_and_id: 0x10,
+        counts: [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 0x7d],
+        values: &[
+            0x01, 0x02, 0x03, 0x00, 0x04, 0x11, 0x05, 0x12, 0x21, 0x31, 0x41, 0x06, 0x13, 0x51, 0x61, 0x07,
+            0x22, 0x71, 0x14, 0x32, 0x81, 0x91, 0xa1, 0x08, 0x23, 0x42, 0xb1, 0xc1, 0x15, 0x52, 0xd1, 0xf0,
+            0x24, 0x33, 0x62, 0x72, 0x82, 0x09, 0x0a, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x25, 0x26, 0x27, 0x28,
+            0x29, 0x2a, 0x34, 0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49,
+            0x4a, 0x53, 0x54, 0x55, 0x56, 0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69,
+            0x6a, 0x73, 0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89,
+            0x8a, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7,
+            0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5,
+            0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8, 0xd9, 0xda, 0xe1, 0xe2,
+            0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8,
+            0xf9, 0xfa,
+        ],
+    },
+    HuffmanTable {
+        class_and_id: 0x11,
+        counts: [0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 0x77],
+        values: &[
+            0x00, 0x01, 0x02, 0x03, 0x11, 0x04, 0x05, 0x21, 0x31, 0x06, 0x12, 0x41, 0x51, 0x07, 0x61, 0x71,
+            0x13, 0x22, 0x32, 0x81, 0x08, 0x14, 0x42, 0x91, 0xa1, 0xb1, 0xc1, 0x09, 0x23, 0x33, 0x52, 0xf0,
+            0x15, 0x62, 0x72, 0xd1, 0x0a, 0x16, 0x24, 0x34, 0xe1, 0x25, 0xf1, 0x17, 0x18, 0x19, 0x1a, 0x26,
+            0x27, 0x28, 0x29, 0x2a, 0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48,
+            0x49, 0x4a, 0x53, 0x54, 0x55, 0x56, 0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68,
+            0x69, 0x6a, 0x73, 0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87,
+            0x88, 0x89, 0x8a, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5,
+            0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3,
+            0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8, 0xd9, 0xda,
+            0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8,
+            0xf9, 0xfa,
+        ],
+    },
+];

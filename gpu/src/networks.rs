@@ -1,0 +1,91 @@
+//! The networks of a pipeline: their bytes, from inside the program or from a folder, held against the manifest.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
+
+use youquanti_models::{ModelId, manifest};
+
+use crate::SetupError;
+use crate::options::Detector;
+
+/// A network's bytes, which are what the manifest says.
+pub(crate) struct NetworkBytes {
+    pub(crate) id: ModelId,
+    pub(crate) onnx: Cow<'static, [u8]>,
+}
+
+/// What the CPU pipeline runs.
+pub(crate) struct Networks {
+    pub(crate) detector: NetworkBytes,
+    pub(crate) landmarks: NetworkBytes,
+    pub(crate) blendshapes: NetworkBytes,
+}
+
+impl Networks {
+    /// Reads the networks from `folder`, or takes those inside the program.
+    pub(crate) fn load(detector: Detector, folder: Option<&Path>) -> Result<Self, SetupError> {
+        let detector = match detector {
+            Detector::YuNet => ModelId::FaceDetectMulti,
+            Detector::BlazeFaceShort => ModelId::FaceDetectShort,
+            Detector::BlazeFaceFull => ModelId::FaceDetectFull,
+        };
+        Ok(Self {
+            detector: read(detector, folder)?,
+            landmarks: read(ModelId::FaceLandmarksCpu, folder)?,
+            blendshapes: read(ModelId::FaceBlendshapes, folder)?,
+        })
+    }
+
+    /// Name and SHA-256 of each.
+    pub(crate) fn identities(&self) -> Vec<(String, String)> {
+        [&self.detector, &self.landmarks, &self.blendshapes]
+            .map(|network| network.id.file())
+            .map(|file| (file.name.to_owned(), file.sha256.to_owned()))
+            .to_vec()
+    }
+}
+
+fn read(id: ModelId, folder: Option<&Path>) -> Result<NetworkBytes, SetupError> {
+    let Some(folder) = folder else {
+        return Ok(NetworkBytes { id, onnx: Cow::Borrowed(id.file().bytes) });
+    };
+    let path = folder.join(id.file().file);
+    let bytes =
+        fs::read(&path).map_err(|source| SetupError::ModelFile { model: id, path: path.clone(), source })?;
+    manifest::verify(id, &bytes).map_err(|source| SetupError::Model { path, source })?;
+    Ok(NetworkBytes { id, onnx: Cow::Owned(bytes) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_must_hold_every_network_and_the_right_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let load = || Networks::load(Detector::YuNet, Some(folder.path()));
+        assert!(matches!(load(), Err(SetupError::ModelFile { model: ModelId::FaceDetectMulti, .. })));
+
+        for id in [ModelId::FaceDetectMulti, ModelId::FaceLandmarksCpu, ModelId::FaceBlendshapes] {
+            fs::write(folder.path().join(id.file().file), id.file().bytes).unwrap();
+        }
+        let networks = load().unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(networks.identities().len(), 3);
+
+        let landmarks = folder.path().join(ModelId::FaceLandmarksCpu.file().file);
+        let mut bytes = fs::read(&landmarks).unwrap();
+        bytes[1000] ^= 1;
+        fs::write(&landmarks, bytes).unwrap();
+        let Err(SetupError::Model { path, .. }) = load() else { panic!("damaged network was taken") };
+        assert_eq!(path, landmarks);
+    }
+
+    #[test]
+    fn the_embedded_networks_need_no_folder() {
+        for detector in [Detector::YuNet, Detector::BlazeFaceShort, Detector::BlazeFaceFull] {
+            let networks = Networks::load(detector, None).unwrap_or_else(|error| panic!("{error}"));
+            assert!(manifest::verify(networks.detector.id, &networks.detector.onnx).is_ok());
+        }
+    }
+}
