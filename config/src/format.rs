@@ -152,8 +152,6 @@ table! {
         presence_threshold: Fraction = 0.5,
         /// Folder of the networks, each as ONNX. Without it: those in the program.
         model_dir: Option<PathBuf>,
-        /// ONNX Runtime's library, libonnxruntime.so. Without it: looked for in the usual places.
-        runtime: Option<PathBuf>,
     }
 }
 
@@ -190,8 +188,6 @@ table! {
         backoff_first: Period<10, 60_000> = "100ms",
         /// Longest wait before a restart.
         backoff_longest: Period<10, 600_000> = "5s",
-        /// Silence after which a part counts as hung.
-        heartbeat_timeout: Period<100, 60_000> = "2s",
     }
 }
 

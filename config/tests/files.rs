@@ -68,7 +68,7 @@ fn later_checks_point_at_the_file() {
     let config = Config::from_toml(text, "a.toml").unwrap();
     assert_eq!(config.position_of("camera[0].file.path"), Some(Position { line: 5, column: 8 }));
     assert_eq!(config.position_of("camera[0].file.fps"), Some(Position { line: 4, column: 1 }));
-    assert_eq!(config.position_of("pipeline.runtime"), None);
+    assert_eq!(config.position_of("pipeline.model_dir"), None);
     let expected = "\
 error: camera \"door\", file: path = \"gone.mp4\" is not there
  --> a.toml:5:8

@@ -1,0 +1,62 @@
+# Everything that a person or CI does with this project. `make help` lists it.
+# Native parts (cmake for HDF5, ONNX Runtime, FFmpeg) come from PyPI into .venv: nothing is installed on the system.
+
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Two clippy runs, tests and the program share one profile and one target folder, so that C libraries build once.
+CARGO_FLAGS := --release --locked
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: help setup setup-test build run test unit doc-test loom python-test lint fmt clippy deny bench peers clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: ## fetch the native parts that are missing
+	@tools/setup.sh
+
+setup-test: ## the same, with what tests and benches need
+	@tools/setup.sh --test
+
+build: setup ## build the program
+	cargo build $(CARGO_FLAGS) --bin youquanti
+
+run: build ## run the built-in demo for 20 s
+	target/release/youquanti run
+
+test: setup-test unit loom ## all tests
+
+unit:
+ifeq ($(NEXTEST),yes)
+	cargo nextest run $(CARGO_FLAGS) --workspace --no-fail-fast
+else
+	cargo test $(CARGO_FLAGS) --workspace --lib --bins --tests
+endif
+
+loom: ## the lock-free code under the loom model checker
+	RUSTFLAGS="--cfg loom" cargo test $(CARGO_FLAGS) -p youquanti-frames --lib --target-dir target/loom loom_
+
+doc-test: setup ## the examples in the documentation
+	cargo test $(CARGO_FLAGS) --workspace --doc
+
+lint: fmt clippy ## formatting and clippy for both feature sets
+
+fmt:
+	cargo fmt --all --check
+
+clippy: setup
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets --no-default-features -- -D warnings
+
+deny: ## licences and advisories, where cargo-deny is installed
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: skipped"; fi
+
+bench: setup ## criterion benches
+	cargo bench --locked --workspace
+
+peers: setup-test ## side by side with MediaPipe, writes benches/results/peers.json
+	cargo build $(CARGO_FLAGS) -p youquanti-gpu --example youquanti-peer
+	.venv/bin/python benches/peers/run.py --ours target/release/examples/youquanti-peer
+
+clean: ## remove build output, not .venv
+	cargo clean
