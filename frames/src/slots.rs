@@ -177,7 +177,9 @@ mod loom_tests {
                 ring.write(slot, 8);
                 ring.slots.release(slot);
             }
-            readers.map(|reader| reader.join().unwrap());
+            for reader in readers {
+                reader.join().unwrap();
+            }
             assert_eq!(ring.slots.in_use(), 0);
         });
     }

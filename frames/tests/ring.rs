@@ -1,6 +1,8 @@
 //! One conformance suite for both memories of a ring, the heap and a shared-memory segment, and random
 //! sequences of operations against a model.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};

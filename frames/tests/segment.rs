@@ -1,6 +1,8 @@
 //! Segments as the rest of the system sees them: their files, their locks, a full file system, owners that
 //! are killed, and readers in other processes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! The frame path allocates nothing once it runs: counted by the global allocator, on each thread.
 
 #![allow(unsafe_code, reason = "an allocator that counts")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may unwrap as tests do")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
