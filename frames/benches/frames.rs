@@ -1,5 +1,5 @@
 //! What a frame costs on its way: a slot's life on one thread (criterion), and a mailbox's hop from one
-//! thread to another that is parked (p50, p99 and maximum of single hops, printed after criterion's).
+//! thread to another that waits for it (p50, p99 and maximum of single hops, printed after criterion's).
 //!
 //! `cargo bench -p youquanti-frames --bench frames`
 
@@ -104,7 +104,7 @@ fn hops(name: &str, send: impl Fn(Instant) -> bool, close: impl Fn(), mut stream
         took.sort_unstable();
         let percentile = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
         println!(
-            "{name} hop to a parked thread, {} hops: p50 {:?}, p99 {:?}, max {:?}",
+            "{name} hop to a waiting thread, {} hops: p50 {:?}, p99 {:?}, max {:?}",
             took.len(),
             percentile(0.5),
             percentile(0.99),
