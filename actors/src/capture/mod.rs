@@ -4,7 +4,9 @@
 //! slot, the source fills it, and that is the only time the pixels are written. Never retries,
 //! never restarts: an error says what happened, the supervisor decides.
 
+pub mod file;
 pub mod scene;
+pub mod v4l2;
 
 use std::io;
 use std::pin::Pin;

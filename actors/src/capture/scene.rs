@@ -332,23 +332,31 @@ impl Level {
 
     /// The bilinear mean at a point, rounded; outside, the nearest pixel of the edge.
     #[inline(always)]
-    fn sample(&self, x: f32, y: f32) -> Rgbx {
-        let x = x.clamp(0.0, (self.width - 1) as f32);
-        let y = y.clamp(0.0, (self.height - 1) as f32);
-        let (x0, y0) = ((x as usize).min(self.width - 2), (y as usize).min(self.height - 2));
-        let (fx, fy) = (x - x0 as f32, y - y0 as f32);
-        let at = y0 * self.width + x0;
-        let top = &self.pixels[at..at + 2];
-        let bottom = &self.pixels[at + self.width..at + self.width + 2];
-        let mut out = [0; 4];
-        for i in 0..4 {
-            let mix = |a: Rgbx, b: Rgbx| f32::from(a[i]) + fx * (f32::from(b[i]) - f32::from(a[i]));
-            let (t, b) = (mix(top[0], top[1]), mix(bottom[0], bottom[1]));
-            // 0 to 255 by construction: the plain conversion is cheaper than the saturating one.
-            out[i] = (t + fy * (b - t) + 0.5) as i32 as u8;
-        }
-        out
+    fn sample(&self, x: Fixed, y: Fixed) -> Rgbx {
+        let x = x.clamp(0, ((self.width as Fixed - 1) << 32) - 1);
+        let y = y.clamp(0, ((self.height as Fixed - 1) << 32) - 1);
+        let at = (y >> 32) as usize * self.width + (x >> 32) as usize;
+        let block = &self.pixels[at..at + self.width + 2];
+        let (top, bottom) = ([block[0], block[1]], [block[self.width], block[self.width + 1]]);
+        let (fx, fy) = (fraction(x), fraction(y));
+        let mix = |a: [f32; 4], b: [f32; 4], f: f32| [0, 1, 2, 3].map(|i| a[i] + f * (b[i] - a[i]));
+        let wide = |p: Rgbx| p.map(|v| i32::from(v) as f32);
+        let (top, bottom) = (mix(wide(top[0]), wide(top[1]), fx), mix(wide(bottom[0]), wide(bottom[1]), fx));
+        mix(top, bottom, fy).map(|v| (v + 0.5) as u8)
     }
+}
+
+/// A coordinate times 2³², so that steps along a line add up exactly.
+type Fixed = i64;
+
+fn fixed(v: f64) -> Fixed {
+    (v * (1_u64 << 32) as f64) as Fixed
+}
+
+/// What is behind the point, 0 to 1.
+#[inline(always)]
+fn fraction(v: Fixed) -> f32 {
+    ((v as u32) >> 8) as i32 as f32 * (1.0 / (1 << 24) as f32)
 }
 
 /// Part of one line, from `.0` to before `.1`.
@@ -542,7 +550,7 @@ fn draw_face(
     let shrink = 0.5_f64.powi(number);
     let flip = if path.mirrored { -1.0 } else { 1.0 };
     let on_level = |v: f64| (v + 0.5) * shrink - 0.5;
-    let step = [flip * cos / scale * shrink, -sin / scale * shrink];
+    let (step_x, step_y) = (fixed(flip * cos / scale * shrink), fixed(-sin / scale * shrink));
 
     let (a, b) = (ellipse[0] * pose.eye, ellipse[1] * pose.eye);
     let reach = a.max(b) + ellipse[2] * pose.eye;
@@ -567,19 +575,17 @@ fn draw_face(
         drawn.spans.push((from, to));
 
         let dx = f64::from(from) - pose.cx;
-        let x0 = on_level(sx + flip * (dx * cos + dy * sin) / scale) as f32;
-        let y0 = on_level(sy + (-dx * sin + dy * cos) / scale) as f32;
-        let (step_x, step_y) = (step[0] as f32, step[1] as f32);
-        let line =
-            &mut canvas[(y * layout.width + from) as usize..(y * layout.width + to.max(from)) as usize];
-        for (i, pixel) in line.iter_mut().enumerate() {
-            let patch = level.sample(x0 + step_x * i as f32, y0 + step_y * i as f32);
-            let x = from + i as u32;
-            if (full_from..full_to).contains(&x) {
+        let mut x = fixed(on_level(sx + flip * (dx * cos + dy * sin) / scale));
+        let mut y_level = fixed(on_level(sy + (-dx * sin + dy * cos) / scale));
+        let line = &mut canvas[(y * layout.width + from) as usize..(y * layout.width + to.max(from)) as usize];
+        for (i, pixel) in (from..).zip(line) {
+            let patch = level.sample(x, y_level);
+            (x, y_level) = (x + step_x, y_level + step_y);
+            if (full_from..full_to).contains(&i) {
                 *pixel = patch;
                 continue;
             }
-            let dx = f64::from(x) - pose.cx;
+            let dx = f64::from(i) - pose.cx;
             let radius = (q0 + dx * (2.0 * q1 + dx * q2)).max(0.0).sqrt();
             let alpha = ((1.0 - radius) * FADE).clamp(0.0, 1.0) as f32;
             for (below, above) in pixel.iter_mut().zip(patch) {
@@ -621,7 +627,7 @@ fn chroma([r, g, b]: [i32; 3], shift: u32) -> [u8; 2] {
 }
 
 #[inline(always)]
-fn sum(pixels: &[Rgbx]) -> [i32; 3] {
+fn sum<const N: usize>(pixels: [Rgbx; N]) -> [i32; 3] {
     [0, 1, 2].map(|i| pixels.iter().map(|p| i32::from(p[i])).sum())
 }
 
@@ -640,10 +646,15 @@ fn convert_lines(canvas: &[Rgbx], layout: PictureLayout, y: u32, span: Span, fra
         let out = &mut frame[y * stride..(y + 1) * stride];
         match layout.format {
             PixelFormat::Yuyv => {
-                for (out, pair) in out[from * 2..].chunks_exact_mut(4).zip(source.chunks(2)) {
-                    let second = pair[pair.len() - 1];
-                    let [u, v] = chroma(sum(&[pair[0], second]), 1);
-                    out.copy_from_slice(&[luma(pair[0]), u, luma(second), v]);
+                let (out, last) = out[from * 2..].as_chunks_mut::<4>().0.split_at_mut(source.len() / 2);
+                let (pairs, odd) = source.as_chunks::<2>();
+                for (out, &[a, b]) in out.iter_mut().zip(pairs) {
+                    let [u, v] = chroma(sum([a, b]), 1);
+                    *out = [luma(a), u, luma(b), v];
+                }
+                if let ([out, ..], &[a]) = (last, odd) {
+                    let [u, v] = chroma(sum([a, a]), 1);
+                    *out = [luma(a), u, luma(a), v];
                 }
             }
             PixelFormat::Nv12 => {
@@ -681,7 +692,7 @@ fn convert_lines(canvas: &[Rgbx], layout: PictureLayout, y: u32, span: Span, fra
         let bottom = &canvas[(lines.end - 1) * width + from..(lines.end - 1) * width + to];
         for ((out, top), bottom) in out.chunks_exact_mut(2).zip(top.chunks(2)).zip(bottom.chunks(2)) {
             let last = top.len() - 1;
-            out.copy_from_slice(&chroma(sum(&[top[0], top[last], bottom[0], bottom[last]]), 2));
+            out.copy_from_slice(&chroma(sum([top[0], top[last], bottom[0], bottom[last]]), 2));
         }
     }
 }
@@ -911,7 +922,7 @@ mod tests {
                     let (rx, ry) = (cx + f64::from(dx), cy + f64::from(dy));
                     let right = (rx * cos + ry * sin) / scale;
                     let down = (-rx * sin + ry * cos) / scale;
-                    let expected = photograph.sample((ex + flip * right) as f32, (ey + down) as f32);
+                    let expected = photograph.sample(fixed(ex + flip * right), fixed(ey + down));
                     let seen = pixel(picture, 1280, px.round() as u32, py.round() as u32);
                     sum += (0..3).map(|i| (f64::from(expected[i]) - f64::from(seen[i])).powi(2)).sum::<f64>();
                 }
@@ -958,7 +969,7 @@ mod tests {
                     y + side * distance * portrait.tilt().sin(),
                 );
                 let at = |along: f64| {
-                    let p = pyramid.levels[0].sample((cx + along * side.signum()) as f32, cy as f32);
+                    let p = pyramid.levels[0].sample(fixed(cx + along * side.signum()), fixed(cy));
                     f64::from(luma(p))
                 };
                 let (inside, outside) = ((at(-7.0) + at(-9.0)) / 2.0, (at(5.0) + at(7.0)) / 2.0);
