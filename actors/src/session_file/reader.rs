@@ -326,8 +326,11 @@ fn read_rows<T: H5Type>(dataset: &Dataset, rows: Range<usize>) -> Result<Vec<T>,
     Ok(block.into_raw_vec_and_offset().0)
 }
 
-/// The newest commit: its time, and the rows of each table by its path.
-fn read_committed(file: &File) -> Result<Option<(Timestamp, BTreeMap<String, u64>)>, SessionFileError> {
+/// A row of `/committed`: its time, and the rows of each table by its path.
+type Commit = (Timestamp, BTreeMap<String, u64>);
+
+/// The newest commit.
+fn read_committed(file: &File) -> Result<Option<Commit>, SessionFileError> {
     let dataset = file.dataset(COMMITTED).map_err(failed_to("open", COMMITTED))?;
     let Some(newest) = dataset.shape().first().and_then(|rows| rows.checked_sub(1)) else { return Ok(None) };
     let row: Vec<u64> = read_rows(&dataset, newest..newest + 1).map_err(failed_to("read", COMMITTED))?;

@@ -62,8 +62,8 @@ pub enum Compression {
     /// Rows are on disk after each flush.
     #[default]
     None,
-    /// Shuffle and deflate, about 1.6 times smaller and ten times slower to write. Rows of an incomplete chunk
-    /// (64 faces of a camera) wait up to ten seconds, and that long is lost by a kill.
+    /// Shuffle and deflate: 1.2 to 1.6 times smaller, more than ten times slower to write. Rows of an
+    /// incomplete chunk (64 faces of a camera) wait up to ten seconds, and that long is lost by a kill.
     Deflate,
 }
 
