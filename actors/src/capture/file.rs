@@ -8,6 +8,7 @@
 //! A video that changes its size on the way is scaled to its first size. A live address (one that has
 //! no duration) is not paced at all: its frames are stamped when they arrive.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -31,7 +32,7 @@ use super::{Asked, CaptureDevice, CaptureError, Captured, DeviceInfo, Pace, Pace
 /// What to play, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FileOptions {
-    /// A video, a folder of pictures (played in the order of their names), or an address
+    /// A video, a folder of pictures of one kind (played in the order of their names), or an address
     /// (`rtsp://…`, `http://…`).
     pub input: String,
     /// Any uncompressed format. For YUYV and NV12 an odd last column or line is cut off.
@@ -124,7 +125,7 @@ struct Log {
 
 impl Log {
     /// Complaints and bytes of a line that are kept.
-    const LINES: usize = 3;
+    const LINES: usize = 5;
     const LINE_BYTES: usize = 500;
 
     /// Takes bytes as they come, and gives each whole line to `each` without its level.
@@ -170,11 +171,7 @@ impl Drop for Ffmpeg {
 impl Ffmpeg {
     /// Starts the first of the programs that is there.
     fn start(options: &FileOptions) -> Result<Self, CaptureError> {
-        let programs = match (&options.ffmpeg, env::var_os("YOUQUANTI_FFMPEG")) {
-            (Some(program), _) => vec![program.clone()],
-            (None, Some(program)) => vec![program.into()],
-            (None, None) => vec!["ffmpeg".into(), ".venv/bin/ffmpeg".into()],
-        };
+        let programs = programs(options.ffmpeg.as_deref());
         let folder = Path::new(&options.input).is_dir();
         let list = if folder { picture_list(Path::new(&options.input))? } else { String::new() };
         let mut missing = Vec::new();
@@ -199,12 +196,40 @@ impl Ffmpeg {
                 Err(source) => return Err(CaptureError::Driver { call: "ffmpeg", source }),
             }
         }
-        Err(CaptureError::Setup {
-            what: "ffmpeg",
-            asked: missing.join(" or "),
-            got: "no such program: install FFmpeg, or name it in YOUQUANTI_FFMPEG".into(),
-        })
+        Err(no_ffmpeg(&missing))
     }
+}
+
+/// Where FFmpeg may be, best first.
+fn programs(named: Option<&Path>) -> Vec<PathBuf> {
+    match (named, env::var_os("YOUQUANTI_FFMPEG")) {
+        (Some(program), _) => vec![program.to_owned()],
+        (None, Some(program)) => vec![program.into()],
+        (None, None) => vec!["ffmpeg".into(), ".venv/bin/ffmpeg".into()],
+    }
+}
+
+fn no_ffmpeg(missing: &[String]) -> CaptureError {
+    CaptureError::Setup {
+        what: "ffmpeg",
+        asked: missing.join(" or "),
+        got: "no such program: install FFmpeg, or name it in YOUQUANTI_FFMPEG".into(),
+    }
+}
+
+/// The FFmpeg that sources run, found as they find it.
+///
+/// # Errors
+/// [`CaptureError::Setup`] when there is none that starts.
+pub fn find_ffmpeg() -> Result<PathBuf, CaptureError> {
+    let programs = programs(None);
+    let starts = |program: &&PathBuf| {
+        let version = Command::new(program).arg("-version").stdin(Stdio::null()).output();
+        version.is_ok_and(|output| output.status.success())
+    };
+    programs.iter().find(starts).cloned().ok_or_else(|| {
+        no_ffmpeg(&programs.iter().map(|program| program.display().to_string()).collect::<Vec<_>>())
+    })
 }
 
 fn is_address(input: &str) -> bool {
@@ -250,23 +275,32 @@ fn picture_list(folder: &Path) -> Result<String, CaptureError> {
     const ENDINGS: [&str; 8] = ["png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp", "pgm"];
     let unreadable = |source| CaptureError::Driver { call: "readdir", source };
     let folder = fs::canonicalize(folder).map_err(unreadable)?;
-    let mut pictures: Vec<PathBuf> = fs::read_dir(&folder)
-        .map_err(unreadable)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            ENDINGS.contains(&ending.to_ascii_lowercase().as_str())
-        })
-        .collect();
-    if pictures.is_empty() {
+    let mut pictures: Vec<PathBuf> = Vec::new();
+    let mut kinds = BTreeSet::new();
+    for path in fs::read_dir(&folder).map_err(unreadable)?.filter_map(|entry| Some(entry.ok()?.path())) {
+        let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+        if ENDINGS.contains(&ending.as_str()) {
+            kinds.insert(ending.replace("jpeg", "jpg").replace("tiff", "tif"));
+            pictures.push(path);
+        }
+    }
+    if kinds.len() != 1 {
+        let found = kinds.into_iter().collect::<Vec<_>>().join(" and ");
         return Err(CaptureError::Setup {
             what: "pictures",
             asked: folder.display().to_string(),
-            got: format!("a folder without {}", ENDINGS.join(", ")),
+            got: match found.as_str() {
+                "" => format!("a folder without {}", ENDINGS.join(", ")),
+                // FFmpeg decodes them all as it does the first.
+                kinds => format!("a folder with pictures of more than one kind: {kinds}"),
+            },
         });
     }
     pictures.sort();
-    let quoted = |path: &PathBuf| format!("file '{}'\n", path.display().to_string().replace('\'', r"'\''"));
+    // Without `file:` names would be taken as below `pipe:`, where the list comes from.
+    let quoted = |path: &PathBuf| {
+        format!("file 'file:{}'\nduration 0.04\n", path.display().to_string().replace('\'', r"'\''"))
+    };
     Ok(pictures.iter().map(quoted).collect())
 }
 
@@ -329,8 +363,7 @@ impl FileSource {
         // Refused where pipes of the user are many: then it stays as it was.
         rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES).ok();
         let register = |pipe: OwnedFd| {
-            Receiver::from_owned_fd(pipe)
-                .map_err(|source| CaptureError::Driver { call: "epoll_ctl", source })
+            Receiver::from_owned_fd(pipe).map_err(|source| CaptureError::Driver { call: "epoll_ctl", source })
         };
 
         let live = is_address(&options.input) && !header.has_end;
@@ -502,8 +535,7 @@ impl CaptureDevice for FileSource {
                 continue;
             }
             self.incoming = None;
-            let mut flags =
-                if incoming.kept { FrameFlags::default() } else { FrameFlags::NO_SLOT };
+            let mut flags = if incoming.kept { FrameFlags::default() } else { FrameFlags::NO_SLOT };
             let mut captured_at = incoming.captured_at;
             if self.live() {
                 captured_at = self.clock.now().max(self.last_stamp + Duration::from_nanos(1));
@@ -658,17 +690,24 @@ mod tests {
     #[tokio::test]
     async fn a_folder_of_pictures_plays_in_the_order_of_names() {
         let folder = tempfile::tempdir().unwrap();
-        for (name, colour) in [("b 2.png", "white"), ("a'1.png", "black"), ("c3.jpg", "gray")] {
+        for (name, colour) in [("b 2.png", "white"), ("a'1.png", "black"), ("c3.PNG", "gray")] {
             let source = format!("-f lavfi -i color={colour}:size=32x32 -frames:v 1 -update 1");
             make(&source, &folder.path().join(name));
         }
         fs::write(folder.path().join("notes.txt"), "no picture").unwrap();
         let given = FileOptions { format: PixelFormat::Grey, fps: Some(10.0), ..options(folder.path()) };
-        let (frames, end) = play(given).await;
+        let (frames, end) = play(given.clone()).await;
         assert!(matches!(end, CaptureError::Ended { frames: 3, .. }), "{end:?}");
         let shades: Vec<u8> = frames.iter().map(|(_, bytes)| bytes[500] / 86).collect();
         assert_eq!(shades, [0, 2, 1], "black, white, grey");
         assert_eq!(frames[2].0.captured_at, Timestamp(200_001_000));
+
+        let mut source = open(FileOptions { repeat: true, ..given }).unwrap();
+        let mut slot = vec![0; source.layout().max_bytes()];
+        for expected in [0, 2, 1, 0, 2, 1, 0] {
+            capture(&mut source, Some(&mut slot)).await.unwrap();
+            assert_eq!(slot[500] / 86, expected, "repeated");
+        }
     }
 
     #[tokio::test]
@@ -702,11 +741,11 @@ mod tests {
         assert!(slot == whole[size..2 * size]);
 
         // A slot that comes when half of the frame is gone is left alone, and serves the next frame.
-        source.incoming =
-            Some(Incoming { index: 2, captured_at: Timestamp(5), filled: 0, kept: false });
+        source.incoming = Some(Incoming { index: 2, captured_at: Timestamp(5), filled: 0, kept: false });
         let mut half = vec![0; size / 2];
         std::future::poll_fn(|cx| poll_read(&mut source.frames, cx, &mut half)).await.unwrap();
-        source.incoming = Some(Incoming { index: 2, captured_at: Timestamp(5), filled: half.len(), kept: false });
+        source.incoming =
+            Some(Incoming { index: 2, captured_at: Timestamp(5), filled: half.len(), kept: false });
         source.pacer.next = 3;
         slot.fill(7);
         let frame = capture(&mut source, Some(&mut slot)).await.unwrap();
@@ -732,6 +771,10 @@ mod tests {
         check_refused(options(&text), "Invalid data found");
         check_refused(options(&folder.path().join("none.mp4")), "none.mp4, got no such file or folder");
         check_refused(options(folder.path()), "a folder without png");
+        for name in ["a.png", "b.jpg", "c.jpeg"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        check_refused(options(folder.path()), "pictures of more than one kind: jpg and png");
         check_refused(
             FileOptions { ffmpeg: Some("/nowhere/ffmpeg".into()), ..options(&text) },
             "ffmpeg: asked for /nowhere/ffmpeg, got no such program",
@@ -783,10 +826,10 @@ mod tests {
     #[test]
     fn the_last_complaints_are_kept_once_each() {
         let mut log = Log::default();
-        for n in [1, 1, 2, 3, 4] {
+        for n in [1, 1, 2, 3, 4, 5, 6, 7] {
             log.take(format!("[mov @ 0x1] [error] fault {n}\n[info] chatter\n").as_bytes(), |_| {});
         }
-        assert_eq!(log.text().as_deref(), Some("fault 2; fault 3; fault 4"));
+        assert_eq!(log.text().as_deref(), Some("fault 3; fault 4; fault 5; fault 6; fault 7"));
         log.take(&vec![b'x'; 100_000], |_| {});
         assert!(log.line.len() <= Log::LINE_BYTES);
     }

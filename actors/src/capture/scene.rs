@@ -577,7 +577,8 @@ fn draw_face(
         let dx = f64::from(from) - pose.cx;
         let mut x = fixed(on_level(sx + flip * (dx * cos + dy * sin) / scale));
         let mut y_level = fixed(on_level(sy + (-dx * sin + dy * cos) / scale));
-        let line = &mut canvas[(y * layout.width + from) as usize..(y * layout.width + to.max(from)) as usize];
+        let line =
+            &mut canvas[(y * layout.width + from) as usize..(y * layout.width + to.max(from)) as usize];
         for (i, pixel) in (from..).zip(line) {
             let patch = level.sample(x, y_level);
             (x, y_level) = (x + step_x, y_level + step_y);

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use serde::Serialize;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, Sleep};
 use youquanti_models::{Clock, FrameFlags, PictureLayout, PixelFormat, Timestamp};
@@ -56,7 +57,7 @@ impl Default for V4l2Options {
 }
 
 /// A camera node that captures.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CameraListing {
     /// Stable over restarts, and usable as [`V4l2Options::camera`]: the by-id name, or else the bus address.
     pub id: String,
@@ -75,18 +76,19 @@ pub struct CameraListing {
 }
 
 /// A pixel format that a camera offers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FormatListing {
     /// The driver's four letters.
     pub fourcc: String,
     /// The same as a format that can be asked for, if it is one.
+    #[serde(serialize_with = "format_name")]
     pub format: Option<PixelFormat>,
     /// Its sizes. Of a range the usual ones.
     pub sizes: Vec<SizeListing>,
 }
 
 /// A size that a camera offers.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SizeListing {
     /// Pixels.
     pub width: u32,
@@ -133,6 +135,29 @@ pub fn list_cameras() -> Vec<CameraListing> {
             })
         })
         .collect()
+}
+
+fn format_name<S: serde::Serializer>(
+    format: &Option<PixelFormat>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    format.map(PixelFormat::name).serialize(serializer)
+}
+
+/// The node that a configuration's `camera` means now, without opening a stream.
+///
+/// # Errors
+/// [`CaptureError::Disconnected`] when nothing that captures answers to it, [`CaptureError::Setup`] when
+/// several do.
+pub fn locate(camera: &str) -> Result<PathBuf, CaptureError> {
+    let nodes = nodes();
+    let path = find(camera, &nodes)?;
+    let target = fs::canonicalize(&path).unwrap_or_else(|_| path.clone());
+    if nodes.iter().any(|node| node.path == target) {
+        Ok(path)
+    } else {
+        Err(CaptureError::Disconnected { device: format!("camera {camera}"), source: None })
+    }
 }
 
 fn list_format(device: &Device, code: FourCc) -> FormatListing {
@@ -309,8 +334,7 @@ impl V4l2Source {
             PixelFormat::Mjpg => 0,
             format => got.stride.max(format.min_stride(got.width)),
         };
-        let layout =
-            PictureLayout { width: got.width, height: got.height, format: options.format, stride };
+        let layout = PictureLayout { width: got.width, height: got.height, format: options.format, stride };
         let stream = device.stream(options.buffers.max(2)).and_then(Stream::registered).map_err(fault)?;
         let info = DeviceInfo {
             driver: capability.driver,
@@ -356,12 +380,17 @@ fn classify(path: &Path, error: youquanti_v4l2::Error) -> CaptureError {
     }
 }
 
-/// The stamp to use and its flags: the driver's if it is of our clock, not in the future and later
-/// than the last one.
-fn stamp(driver: Option<Timestamp>, received: Timestamp, last: Timestamp) -> (Timestamp, FrameFlags) {
+/// The stamp to use and its flags: the driver's if it is of our clock and later than the last one.
+/// A stamp may be ahead by the time of one frame: some drivers name the moment at which the frame should end.
+fn stamp(
+    driver: Option<Timestamp>,
+    received: Timestamp,
+    last: Timestamp,
+    period: Duration,
+) -> (Timestamp, FrameFlags) {
     match driver {
         None => (received, FrameFlags::STAMP_IS_RECEIPT),
-        Some(at) if at <= last || at > received => (received, FrameFlags::STAMP_REPLACED),
+        Some(at) if at <= last || at > received + period => (received, FrameFlags::STAMP_REPLACED),
         Some(at) => (at, FrameFlags::default()),
     }
 }
@@ -369,13 +398,15 @@ fn stamp(driver: Option<Timestamp>, received: Timestamp, last: Timestamp) -> (Ti
 /// What was captured of `frame`, which is copied into `slot`.
 fn take(
     frame: &Frame<'_>,
-    layout: PictureLayout,
+    info: &DeviceInfo,
     slot: Option<&mut [u8]>,
     received_at: Timestamp,
     last_stamp: Timestamp,
 ) -> Captured {
+    let layout = info.layout;
     let driver_stamp = frame.monotonic().then(|| Timestamp(frame.stamp.as_nanos() as u64));
-    let (captured_at, mut flags) = stamp(driver_stamp, received_at, last_stamp);
+    let period = Duration::from_secs_f64(1.0 / info.fps);
+    let (captured_at, mut flags) = stamp(driver_stamp, received_at, last_stamp, period);
     if flags == FrameFlags::default() && frame.stamped_at_exposure_start() {
         flags = FrameFlags::STAMP_IS_EXPOSURE_START;
     }
@@ -433,7 +464,7 @@ impl CaptureDevice for V4l2Source {
                 Ok(None) => ready.clear_ready(),
                 Ok(Some(frame)) => {
                     let now = self.clock.now();
-                    let captured = take(&frame, self.info.layout, slot.take(), now, self.last_stamp);
+                    let captured = take(&frame, &self.info, slot.take(), now, self.last_stamp);
                     self.last_stamp = captured.captured_at;
                     self.deadline.as_mut().reset(Instant::now() + self.timeout);
                     return Poll::Ready(Ok(captured));
@@ -483,19 +514,19 @@ mod tests {
         check_found("serial-/dev/video4", Ok("/dev/video4"));
         check_found("/dev/video9", Ok("/dev/video9"));
         check_found("right", Err("camera right is not connected"));
-        check_found(
-            "twin",
-            Err("camera: asked for twin, got 2 that answer to it: /dev/video2, /dev/video4"),
-        );
+        check_found("twin", Err("camera: asked for twin, got 2 that answer to it: /dev/video2, /dev/video4"));
     }
 
     #[test]
     fn a_stamp_is_replaced_when_it_cannot_be_right() {
-        let (last, now) = (Timestamp(100), Timestamp(200));
-        assert_eq!(stamp(Some(Timestamp(150)), now, last), (Timestamp(150), FrameFlags::default()));
-        assert_eq!(stamp(Some(Timestamp(100)), now, last), (now, FrameFlags::STAMP_REPLACED));
-        assert_eq!(stamp(Some(Timestamp(201)), now, last), (now, FrameFlags::STAMP_REPLACED));
-        assert_eq!(stamp(None, now, last), (now, FrameFlags::STAMP_IS_RECEIPT));
+        let now = Timestamp(200);
+        let stamp =
+            |driver: Option<u64>| stamp(driver.map(Timestamp), now, Timestamp(100), Duration::from_nanos(40));
+        assert_eq!(stamp(Some(150)), (Timestamp(150), FrameFlags::default()));
+        assert_eq!(stamp(Some(240)), (Timestamp(240), FrameFlags::default()));
+        assert_eq!(stamp(Some(241)), (now, FrameFlags::STAMP_REPLACED));
+        assert_eq!(stamp(Some(100)), (now, FrameFlags::STAMP_REPLACED));
+        assert_eq!(stamp(None), (now, FrameFlags::STAMP_IS_RECEIPT));
     }
 
     #[test]

@@ -276,10 +276,7 @@ impl Device {
 }
 
 /// Calls `query` with 0, 1, … until EINVAL, which is how the kernel ends a list.
-fn listed<T>(
-    call: &'static str,
-    query: impl Fn(u32) -> rustix::io::Result<T>,
-) -> Result<Vec<T>, Error> {
+fn listed<T>(call: &'static str, query: impl Fn(u32) -> rustix::io::Result<T>) -> Result<Vec<T>, Error> {
     let mut list = Vec::new();
     // No driver has as many; one that never ends its list must not hang us.
     for index in 0..1024 {
