@@ -96,7 +96,7 @@ pub struct DeviceInfo {
     pub layout: PictureLayout,
     /// Frames a second as the source declares them; more than 0.
     pub fps: f64,
-    /// Where `captured_at` comes from.
+    /// Where `captured_at` comes from; of a camera known from its first frame on.
     pub stamps: StampSource,
     /// Steps in which stamps advance.
     pub stamp_resolution: Duration,

@@ -276,7 +276,8 @@ struct Pyramid {
 struct Level {
     width: usize,
     height: usize,
-    pixels: Vec<Rgbx>,
+    /// As floating point, which saves a fifth of the drawing.
+    pixels: Vec<[f32; 4]>,
 }
 
 impl Pyramid {
@@ -295,7 +296,7 @@ impl Pyramid {
         let mut levels = vec![Level {
             width: picture.width() as usize,
             height: picture.height() as usize,
-            pixels: picture.pixels().map(|p| [p.0[0], p.0[1], p.0[2], 0]).collect(),
+            pixels: picture.pixels().map(|p| [p.0[0], p.0[1], p.0[2], 0].map(f32::from)).collect(),
         }];
         while let Some(last) = levels.last().filter(|l| l.width >= 16 && l.height >= 16) {
             let half = last.halved();
@@ -321,10 +322,7 @@ impl Level {
             for x in 0..width {
                 let at = |dx, dy| self.pixels[(2 * y + dy) * self.width + 2 * x + dx];
                 let (a, b, c, d) = (at(0, 0), at(1, 0), at(0, 1), at(1, 1));
-                let mean = |i: usize| {
-                    ((u16::from(a[i]) + u16::from(b[i]) + u16::from(c[i]) + u16::from(d[i]) + 2) / 4) as u8
-                };
-                pixels.push([mean(0), mean(1), mean(2), 0]);
+                pixels.push([0, 1, 2, 3].map(|i| (a[i] + b[i] + c[i] + d[i]) / 4.0));
             }
         }
         Level { width, height, pixels }
@@ -340,8 +338,7 @@ impl Level {
         let (top, bottom) = ([block[0], block[1]], [block[self.width], block[self.width + 1]]);
         let (fx, fy) = (fraction(x), fraction(y));
         let mix = |a: [f32; 4], b: [f32; 4], f: f32| [0, 1, 2, 3].map(|i| a[i] + f * (b[i] - a[i]));
-        let wide = |p: Rgbx| p.map(|v| i32::from(v) as f32);
-        let (top, bottom) = (mix(wide(top[0]), wide(top[1]), fx), mix(wide(bottom[0]), wide(bottom[1]), fx));
+        let (top, bottom) = (mix(top[0], top[1], fx), mix(bottom[0], bottom[1], fx));
         mix(top, bottom, fy).map(|v| (v + 0.5) as u8)
     }
 }
@@ -1065,7 +1062,7 @@ mod tests {
         let number = |scale| pyramid.level(scale).0;
         assert_eq!([1.4, 1.0, 0.51, 0.5, 0.26, 0.25, 0.001].map(number), [0, 0, 0, 1, 1, 2, 6]);
         let mean = |level: &Level| {
-            level.pixels.iter().map(|&p| f64::from(luma(p))).sum::<f64>() / level.pixels.len() as f64
+            level.pixels.iter().map(|p| f64::from(p[1])).sum::<f64>() / level.pixels.len() as f64
         };
         assert!((mean(&pyramid.levels[0]) - mean(&pyramid.levels[3])).abs() < 1.0);
     }

@@ -137,10 +137,7 @@ pub fn list_cameras() -> Vec<CameraListing> {
         .collect()
 }
 
-fn format_name<S: serde::Serializer>(
-    format: &Option<PixelFormat>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn format_name<S: serde::Serializer>(format: &Option<PixelFormat>, serializer: S) -> Result<S::Ok, S::Error> {
     format.map(PixelFormat::name).serialize(serializer)
 }
 
@@ -395,6 +392,17 @@ fn stamp(
     }
 }
 
+/// What a frame's flags tell of its stamp.
+fn stamp_source(flags: FrameFlags) -> StampSource {
+    if flags.contains(FrameFlags::STAMP_IS_RECEIPT) {
+        StampSource::Receipt
+    } else if flags.contains(FrameFlags::STAMP_IS_EXPOSURE_START) {
+        StampSource::DriverExposureStart
+    } else {
+        StampSource::DriverFrameEnd
+    }
+}
+
 /// What was captured of `frame`, which is copied into `slot`.
 fn take(
     frame: &Frame<'_>,
@@ -404,11 +412,11 @@ fn take(
     last_stamp: Timestamp,
 ) -> Captured {
     let layout = info.layout;
-    let driver_stamp = frame.monotonic().then(|| Timestamp(frame.stamp.as_nanos() as u64));
+    let driver_stamp = frame.monotonic().then_some(Timestamp(frame.stamp.as_nanos() as u64));
     let period = Duration::from_secs_f64(1.0 / info.fps);
     let (captured_at, mut flags) = stamp(driver_stamp, received_at, last_stamp, period);
-    if flags == FrameFlags::default() && frame.stamped_at_exposure_start() {
-        flags = FrameFlags::STAMP_IS_EXPOSURE_START;
+    if driver_stamp.is_some() && frame.stamped_at_exposure_start() {
+        flags = flags.with(FrameFlags::STAMP_IS_EXPOSURE_START);
     }
     let bytes_used = match slot {
         Some(slot) => frame.copy_to(slot),
@@ -466,6 +474,7 @@ impl CaptureDevice for V4l2Source {
                     let now = self.clock.now();
                     let captured = take(&frame, &self.info, slot.take(), now, self.last_stamp);
                     self.last_stamp = captured.captured_at;
+                    self.info.stamps = stamp_source(captured.flags);
                     self.deadline.as_mut().reset(Instant::now() + self.timeout);
                     return Poll::Ready(Ok(captured));
                 }

@@ -92,17 +92,12 @@ pub(crate) struct PixFormat {
 
 /// `struct v4l2_format` with the `pix` member of its union, which is 200 bytes aligned to 8.
 #[repr(C)]
+#[derive(Default)]
 pub(crate) struct Format {
     pub(crate) kind: u32,
     pub(crate) padding: u32,
     pub(crate) pix: PixFormat,
     pub(crate) rest: [u64; 19],
-}
-
-impl Default for Format {
-    fn default() -> Self {
-        Self { kind: 0, padding: 0, pix: PixFormat::default(), rest: [0; 19] }
-    }
 }
 
 /// `struct v4l2_streamparm` with the `capture` member of its union, which is 200 bytes.
