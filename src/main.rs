@@ -1,3 +1,11 @@
-//! placeholder
+//! The program `youquanti`: reads the command line, and turns what happens into an exit code.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    cli::Cli::parse().execute().into()
+}

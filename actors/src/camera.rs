@@ -220,13 +220,16 @@ impl Open {
     }
 }
 
-/// Stamp and flags of a frame: a stamp that does not advance is replaced by the time of receipt.
+/// Stamp and flags of a frame: a stamp that does not advance, or that lies in the future and would spoil
+/// all that follow, is replaced by the time of receipt.
 fn stamp(line: &CameraLine, captured: &Captured) -> (Timestamp, FrameFlags) {
     let before = Timestamp(line.last_captured_at.load(Ordering::Relaxed));
-    if captured.captured_at > before {
-        line.last_captured_at.store(captured.captured_at.0, Ordering::Relaxed);
-        return (captured.captured_at, captured.flags);
-    }
-    line.last_captured_at.store(captured.received_at.0.max(before.0), Ordering::Relaxed);
-    (captured.received_at, captured.flags.with(FrameFlags::STAMP_REPLACED))
+    let is_sound = captured.captured_at > before && captured.captured_at <= captured.received_at;
+    let (stamp, flags) = if is_sound {
+        (captured.captured_at, captured.flags)
+    } else {
+        (captured.received_at, captured.flags.with(FrameFlags::STAMP_REPLACED))
+    };
+    line.last_captured_at.store(stamp.0.max(before.0), Ordering::Relaxed);
+    (stamp, flags)
 }

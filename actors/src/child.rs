@@ -108,11 +108,10 @@ pub struct Life {
     pub shutdown: Recipient<Shutdown>,
 }
 
-/// Starts an actor on a new OS thread called `name` (cut to 15 bytes by the kernel), pinned to `core`
-/// if one is given. `make` runs on that thread.
+/// Starts an actor on a new OS thread called `name` (cut to 15 bytes by the kernel). `make` runs on
+/// that thread.
 pub fn start_on_thread<A>(
     name: &str,
-    core: Option<usize>,
     make: impl FnOnce(&mut Context<A>) -> A + Send + 'static,
 ) -> (Life, Addr<A>)
 where
@@ -124,11 +123,6 @@ where
         let named = CString::new(name.as_str()).map(|name| rustix::thread::set_name(&name));
         if !matches!(named, Ok(Ok(()))) {
             warn!(name, "the kernel refused the thread's name");
-        }
-        if let Some(id) = core
-            && !core_affinity::set_for_current(core_affinity::CoreId { id })
-        {
-            warn!(name, core = id, "the thread could not be pinned to its core");
         }
         make(ctx)
     });

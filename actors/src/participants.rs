@@ -4,6 +4,8 @@
 //! where it begins, else the next number. An id never changes hands silently: every change is a
 //! [`ParticipantChange`] and an event. Never looks at pixels and never drops a result.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use actix::prelude::*;
 use serde_json::json;
 use youquanti_models::{CameraId, Face, FrameFaces, ParticipantId, Timestamp, TrackId};
@@ -114,7 +116,8 @@ fn sight(frame: &FrameFaces, face: &Face) -> Seen {
 
 /// The session's participants.
 pub struct ParticipantsActor {
-    roster: Roster,
+    /// Outlives the actor: a life that follows another knows who is who.
+    roster: Arc<Mutex<Roster>>,
     /// Whether the last frame of each camera had more faces than were expected, to say so once.
     over_limit: Vec<bool>,
     recorder: Port<RecorderActor>,
@@ -123,15 +126,15 @@ pub struct ParticipantsActor {
 }
 
 impl ParticipantsActor {
-    /// An actor for at most `expected` participants in `cameras` cameras.
+    /// An actor for the participants of `roster` in `cameras` cameras.
     pub fn new(
-        expected: Option<u16>,
+        roster: Arc<Mutex<Roster>>,
         cameras: usize,
         recorder: Port<RecorderActor>,
         events: Recipient<Event>,
         lifeline: Lifeline,
     ) -> Self {
-        Self { roster: Roster::new(expected), over_limit: vec![false; cameras], recorder, events, lifeline }
+        Self { roster, over_limit: vec![false; cameras], recorder, events, lifeline }
     }
 
     fn announce(&mut self, ctx: &mut Context<Self>, frame: &FrameFaces, update: &RosterUpdate) {
@@ -172,7 +175,8 @@ impl Handler<FacesFound> for ParticipantsActor {
 
     fn handle(&mut self, FacesFound(faces): FacesFound, ctx: &mut Self::Context) -> Self::Result {
         fault::point("participants:found");
-        let update = self.roster.name(&faces);
+        // Poisoned by a life that panicked in it: what it had named is still so.
+        let update = self.roster.lock().unwrap_or_else(PoisonError::into_inner).name(&faces);
         self.announce(ctx, &faces, &update);
         let recorder = self.recorder.get();
         Box::pin(async move {

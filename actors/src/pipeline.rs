@@ -16,7 +16,7 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use futures_core::Stream;
 use tokio::sync::oneshot;
-use tracing::debug;
+use tracing::{debug, warn};
 use youquanti_frames::MailboxStream;
 use youquanti_models::{CameraId, Frame, FrameFaces, Pipeline, PipelineError, Timestamp};
 
@@ -52,7 +52,8 @@ pub struct PipelinePlan {
     pub cameras: Vec<CameraId>,
     /// Makes the back end.
     pub build: BuildPipeline,
-    /// The core that its thread is pinned to.
+    /// The core that the worker's own thread is pinned to once the back end is built; threads that the
+    /// back end starts are not.
     pub core: Option<usize>,
     /// Faces of a frame that results are preallocated for.
     pub max_faces: usize,
@@ -184,6 +185,11 @@ impl Work {
         });
         let pipeline = (plan.build)(plane, &plan.cameras)?;
         plane.set_backend(pipeline.info().clone());
+        if let Some(id) = plan.core
+            && !core_affinity::set_for_current(core_affinity::CoreId { id })
+        {
+            warn!(core = id, "the pipeline's thread could not be pinned to its core");
+        }
         Ok(Self {
             pipeline,
             inputs: inputs.collect(),

@@ -272,6 +272,16 @@ impl DataPlane {
         }
     }
 
+    /// Takes the rings' names away, so that the next session can have them, whoever still holds this plane.
+    /// Called at the end: an abandoned thread gets no more slots.
+    pub fn retire_rings(&self) {
+        for line in &self.cameras {
+            if let Some(ring) = &lock(&line.ring).ring {
+                ring.retire();
+            }
+        }
+    }
+
     /// Lets cameras deliver from now on; each must still be woken.
     pub fn open_barrier(&self) {
         self.capturing.store(true, Ordering::Release);

@@ -5,10 +5,10 @@
 //! order in which frames flow, so that everything captured is accounted for. Never touches a frame.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::child::{Port, start_on_thread, tell};
 use crate::flight::Stage;
 use crate::ledger::{CameraSnapshot, Imbalance, LedgerSnapshot};
 use crate::messages::{ChildId, Event, EventKind};
-use crate::participants::ParticipantsActor;
+use crate::participants::{ParticipantsActor, Roster};
 use crate::pipeline::{PipelineActor, PipelinePlan};
 use crate::plane::{CameraPlan, DataPlane};
 use crate::recorder::{CameraGap, Finish, RecorderActor, RecordingPlan};
@@ -160,14 +160,8 @@ struct Stop {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct Mark {
+    at: Timestamp,
     text: String,
-}
-
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct WriteTrace {
-    to: PathBuf,
-    done: SyncSender<std::io::Result<()>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +178,8 @@ struct SessionActor {
     cast: Option<Arc<Cast>>,
     state: State,
     started_at: Timestamp,
+    /// Why to stop as soon as the session is up: what has to end it came before that.
+    stop_early: Option<String>,
     degraded: BTreeSet<String>,
     open_gaps: BTreeMap<CameraId, (Timestamp, String)>,
     ended: BTreeSet<CameraId>,
@@ -215,7 +211,7 @@ impl Cast {
         let thread = format!("yq-cam-{}", plane.camera(id).plan.name);
         let factory: Factory = Box::new(move |lifeline| {
             let plane = Arc::clone(&plane);
-            let (life, addr) = start_on_thread(&thread, None, move |_| CameraActor::new(id, plane, lifeline));
+            let (life, addr) = start_on_thread(&thread, move |_| CameraActor::new(id, plane, lifeline));
             port.set(addr);
             life
         });
@@ -226,22 +222,21 @@ impl Cast {
         let (plane, participants) = (Arc::clone(plane), self.participants.clone());
         let pipeline = plan.pipelines[usize::from(worker)].clone();
         let factory: Factory = Box::new(move |lifeline| {
-            let core = pipeline.core;
             let (plane, participants, pipeline) =
                 (Arc::clone(&plane), participants.clone(), pipeline.clone());
             let make = move |_: &mut _| PipelineActor::new(pipeline, plane, participants, lifeline);
-            start_on_thread(&format!("yq-pipeline-{worker}"), core, make).0
+            start_on_thread(&format!("yq-pipeline-{worker}"), make).0
         });
         ChildSpec { id: ChildId::Pipeline(worker), policy: plan.restarts, factory }
     }
 
     fn participants_spec(&self, plan: &SessionPlan, cameras: usize, events: Recipient<Event>) -> ChildSpec {
         let (port, recorder) = (self.participants.clone(), self.recorder.clone());
-        let expected = plan.expected_participants;
+        let roster = Arc::new(Mutex::new(Roster::new(plan.expected_participants)));
         let factory: Factory = Box::new(move |lifeline| {
-            let (recorder, events) = (recorder.clone(), events.clone());
-            let make = move |_: &mut _| ParticipantsActor::new(expected, cameras, recorder, events, lifeline);
-            let (life, addr) = start_on_thread("yq-participants", None, make);
+            let (roster, recorder, events) = (Arc::clone(&roster), recorder.clone(), events.clone());
+            let make = move |_: &mut _| ParticipantsActor::new(roster, cameras, recorder, events, lifeline);
+            let (life, addr) = start_on_thread("yq-participants", make);
             port.set(addr);
             life
         });
@@ -254,7 +249,7 @@ impl Cast {
         let factory: Factory = Box::new(move |lifeline| {
             let (plane, recording) = (Arc::clone(&plane), recording.clone());
             let make = move |_: &mut _| RecorderActor::new(plane, recording, lifeline);
-            let (life, addr) = start_on_thread("yq-recorder", None, make);
+            let (life, addr) = start_on_thread("yq-recorder", make);
             port.set(addr);
             life
         });
@@ -307,51 +302,55 @@ impl Cast {
         Ok(())
     }
 
-    /// Stops everything in the order in which frames flow. Returns the file's summary, and who had to be
-    /// abandoned.
-    async fn stop(
-        &self,
-        plan: &SessionPlan,
-        plane: &DataPlane,
-        mut degraded: BTreeSet<String>,
-    ) -> (Option<Result<Summary, String>>, BTreeSet<String>) {
+    /// Stops everything but the recorder, in the order in which frames flow. Returns what went wrong.
+    async fn stop(&self, plan: &SessionPlan, plane: &DataPlane) -> Vec<String> {
         let cameras = plane.camera_ids().map(ChildId::Camera).collect();
         let pipelines = (0..plan.pipelines.len())
             .map(|worker| ChildId::Pipeline(u16::try_from(worker).unwrap_or(u16::MAX)))
             .collect();
+        let mut troubles = Vec::new();
         for children in [cameras, pipelines, vec![ChildId::Participants]] {
             let children: Vec<ChildId> = children;
-            let stopping: Vec<_> = children
-                .into_iter()
-                .map(|id| (id, self.supervisor.send(StopChild { id, patience: PATIENCE })))
-                .collect();
+            let stopping: Vec<_> = children.into_iter().map(|id| (id, self.stop_child(id))).collect();
             for (id, stopped) in stopping {
-                if !stopped.await.unwrap_or(false) {
-                    degraded.insert(format!("{id} did not end within {PATIENCE:?} and was abandoned"));
+                if let Err(trouble) = stopped.await.unwrap_or_else(|gone| Err(gone.to_string())) {
+                    troubles.push(format!("{} {trouble}", child_name(plane, id)));
                 }
             }
         }
         plane.settle_frames();
-        let verdict = verdict(&degraded);
-        let recording = match (self.recorder.get(), &plan.recording) {
-            (Some(recorder), Some(_)) => {
-                Some(recorder.send(Finish { verdict }).await.unwrap_or_else(|gone| Err(gone.to_string())))
-            }
-            (Some(recorder), None) => {
-                recorder.send(Finish { verdict }).await.ok();
-                None
-            }
-            (None, _) => None,
+        troubles
+    }
+
+    fn stop_child(&self, id: ChildId) -> Request<SupervisorActor, StopChild> {
+        self.supervisor.send(StopChild { id, patience: PATIENCE })
+    }
+
+    /// Closes the file and leaves nothing in shared memory. Returns the file's summary.
+    async fn finish(
+        &self,
+        plan: &SessionPlan,
+        plane: &DataPlane,
+        verdict: String,
+    ) -> Option<Result<Summary, String>> {
+        let finished = match self.recorder.get() {
+            Some(recorder) => recorder.send(Finish { verdict }).await.unwrap_or(Ok(None)),
+            None => Ok(None),
         };
-        self.supervisor.send(StopChild { id: ChildId::Recorder, patience: PATIENCE }).await.ok();
+        // It has done its work; what it says after that changes nothing.
+        self.stop_child(ChildId::Recorder).await.ok();
         plane.settle_index();
-        let recording = recording.map(|finished| {
-            finished.and_then(|summary| summary.ok_or_else(|| "the recorder had failed before".to_owned()))
-        });
-        if let Some(Err(cause)) = &recording {
-            degraded.insert(format!("recording: {cause}"));
-        }
-        (recording, degraded)
+        plane.retire_rings();
+        plan.recording.as_ref()?;
+        Some(finished.and_then(|summary| summary.ok_or_else(|| "the recorder had failed before".to_owned())))
+    }
+}
+
+/// A child as people call it.
+fn child_name(plane: &DataPlane, id: ChildId) -> String {
+    match id {
+        ChildId::Camera(camera) => format!("camera {}", plane.camera(camera).plan.name),
+        other => other.to_string(),
     }
 }
 
@@ -369,6 +368,7 @@ impl SessionActor {
             cast: None,
             state: State::Arming,
             started_at: Timestamp::default(),
+            stop_early: None,
             degraded: BTreeSet::new(),
             open_gaps: BTreeMap::new(),
             ended: BTreeSet::new(),
@@ -389,52 +389,75 @@ impl SessionActor {
         }
     }
 
-    fn child_name(&self, id: ChildId) -> String {
-        match id {
-            ChildId::Camera(camera) => format!("camera {}", self.plane.camera(camera).plan.name),
-            other => other.to_string(),
-        }
-    }
-
     fn begin_stop(&mut self, ctx: &mut Context<Self>, reason: &str) {
-        if self.state != State::Running {
-            return;
+        match self.state {
+            State::Arming => {
+                self.stop_early.get_or_insert_with(|| reason.to_owned());
+                return;
+            }
+            State::Running => self.state = State::Stopping,
+            State::Stopping => return,
         }
-        self.state = State::Stopping;
         self.emit(ctx, "session", EventKind::SessionStopping, json!({ "reason": reason }));
         let Some(cast) = self.cast.clone() else { return };
-        let (plan, plane, degraded) = (self.plan.clone(), Arc::clone(&self.plane), self.degraded.clone());
+        let (plan, plane) = (self.plan.clone(), Arc::clone(&self.plane));
+        let stopped_at = plane.clock.now();
+        while let Some((&camera, _)) = self.open_gaps.first_key_value() {
+            self.close_gap(ctx, camera, stopped_at);
+        }
         let reason = reason.to_owned();
-        let stopping = async move {
-            let stopped_at = plane.clock.now();
-            let (recording, degraded) = cast.stop(&plan, &plane, degraded).await;
-            (stopped_at, recording, degraded)
+        let stopping = {
+            let (cast, plan, plane) = (Arc::clone(&cast), plan.clone(), Arc::clone(&plane));
+            async move { cast.stop(&plan, &plane).await }
         };
-        ctx.spawn(actix::fut::wrap_future::<_, Self>(stopping).map(
-            move |(stopped_at, recording, mut degraded), session, ctx| {
-                let snapshot = session.plane.ledger.snapshot();
-                let imbalances = snapshot.imbalances();
-                for imbalance in &imbalances {
-                    error!(%imbalance, "the ledger does not close");
-                    degraded.insert(imbalance.to_string());
-                }
-                let report = SessionReport {
-                    name: session.plan.name.clone(),
-                    stop_reason: reason,
-                    degraded: degraded.into_iter().collect(),
-                    started_at: session.started_at,
-                    stopped_at,
-                    backend: session.plane.backend(),
-                    cameras: camera_reports(&session.plane, &snapshot),
-                    imbalances,
-                    recording,
-                    traces: std::mem::take(&mut session.traces),
-                };
-                // Whoever started the session may not want the report.
-                session.report.try_send(report).ok();
-                ctx.stop();
-            },
-        ));
+        let finishing = actix::fut::wrap_future::<_, Self>(stopping).then(move |troubles, session, _| {
+            session.degraded.extend(troubles);
+            let verdict = verdict(&session.degraded);
+            actix::fut::wrap_future(async move { cast.finish(&plan, &plane, verdict).await })
+        });
+        ctx.spawn(finishing.map(move |recording, session, ctx| {
+            if let Some(Err(cause)) = &recording {
+                session.degraded.insert(format!("recording: {cause}"));
+            }
+            let snapshot = session.plane.ledger.snapshot();
+            let imbalances = snapshot.imbalances();
+            for imbalance in &imbalances {
+                error!(%imbalance, "the ledger does not close");
+                session.degraded.insert(imbalance.to_string());
+            }
+            let report = SessionReport {
+                name: session.plan.name.clone(),
+                stop_reason: reason,
+                degraded: std::mem::take(&mut session.degraded).into_iter().collect(),
+                started_at: session.started_at,
+                stopped_at,
+                backend: session.plane.backend(),
+                cameras: camera_reports(&session.plane, &snapshot),
+                imbalances,
+                recording,
+                traces: std::mem::take(&mut session.traces),
+            };
+            // Whoever started the session may not want the report.
+            session.report.try_send(report).ok();
+            ctx.stop();
+        }));
+    }
+
+    /// Notes that a camera is away from its last frame on.
+    fn open_gap(&mut self, camera: CameraId, at: Timestamp, cause: &str) {
+        let last = self.plane.camera(camera).last_captured_at.load(Ordering::Relaxed);
+        // Without a frame, from the session's start; before that, from now.
+        let known = [Timestamp(last), self.started_at];
+        let start = known.into_iter().find(|&known| known != Timestamp::default()).unwrap_or(at);
+        self.open_gaps.entry(camera).or_insert_with(|| (start, cause.to_owned()));
+    }
+
+    /// Has a camera's gap written, if it has one.
+    fn close_gap(&mut self, ctx: &mut Context<Self>, camera: CameraId, end: Timestamp) {
+        let Some((start, cause)) = self.open_gaps.remove(&camera) else { return };
+        if let Some(recorder) = self.cast.as_ref().and_then(|cast| cast.recorder.get()) {
+            tell::<Self, _>(ctx, &recorder.recipient(), CameraGap { camera, start, end, cause });
+        }
     }
 
     /// Writes the last minute to a file of its own, off this thread.
@@ -452,7 +475,7 @@ impl SessionActor {
     }
 }
 
-fn save_trace(plane: &DataPlane, path: &std::path::Path) -> std::io::Result<()> {
+fn save_trace(plane: &DataPlane, path: &Path) -> std::io::Result<()> {
     let mut out = std::io::BufWriter::new(std::fs::File::create(path)?);
     plane.flight.write_trace(&plane.camera_names(), &mut out)?;
     std::io::Write::flush(&mut out)
@@ -488,7 +511,8 @@ impl Handler<Start> for SessionActor {
         let starting = async move {
             let started = cast.start(&plan, &plane, events).await;
             if started.is_err() {
-                cast.stop(&plan, &plane, BTreeSet::new()).await;
+                cast.stop(&plan, &plane).await;
+                cast.finish(&plan, &plane, verdict(&BTreeSet::new())).await;
             }
             started
         };
@@ -504,6 +528,9 @@ impl Handler<Start> for SessionActor {
                 session.emit(ctx, "session", EventKind::SessionStarted, detail);
                 if let Some(duration) = session.plan.duration {
                     ctx.run_later(duration, |session, ctx| session.begin_stop(ctx, "duration reached"));
+                }
+                if let Some(reason) = session.stop_early.take() {
+                    session.begin_stop(ctx, &reason);
                 }
             } else {
                 ctx.stop();
@@ -525,16 +552,8 @@ impl Handler<Mark> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, mark: Mark, ctx: &mut Self::Context) {
-        self.emit(ctx, "operator", EventKind::Marker, json!({ "text": mark.text }));
-    }
-}
-
-impl Handler<WriteTrace> for SessionActor {
-    type Result = ();
-
-    fn handle(&mut self, WriteTrace { to, done }: WriteTrace, _: &mut Self::Context) {
-        let plane = Arc::clone(&self.plane);
-        actix_rt::task::spawn_blocking(move || done.try_send(save_trace(&plane, &to)).ok());
+        let (source, detail) = ("operator".to_owned(), json!({ "text": mark.text }));
+        self.publish(ctx, Event { at: mark.at, source, kind: EventKind::Marker, detail });
     }
 }
 
@@ -550,14 +569,13 @@ impl Handler<ChildChanged> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, ChildChanged { id, at, change }: ChildChanged, ctx: &mut Self::Context) {
-        let name = self.child_name(id);
+        let name = child_name(&self.plane, id);
         match change {
             Change::Failed { cause, retry_at, degraded } => {
                 warn!(child = name, cause, "failed");
                 self.degraded.insert(format!("{name} failed: {cause}"));
                 if let ChildId::Camera(camera) = id {
-                    let last = self.plane.camera(camera).last_captured_at.load(Ordering::Relaxed);
-                    self.open_gaps.entry(camera).or_insert((Timestamp(last), cause.clone()));
+                    self.open_gap(camera, at, &cause);
                 }
                 let kind = if degraded { EventKind::ChildDegraded } else { EventKind::ChildFailed };
                 let wait = retry_at.saturating_since(at).as_millis() as u64;
@@ -569,12 +587,7 @@ impl Handler<ChildChanged> for SessionActor {
             Change::Restarted => {
                 if let ChildId::Camera(camera) = id {
                     self.plane.stats[usize::from(camera.0)].restarts.fetch_add(1, Ordering::Relaxed);
-                    if let Some((start, cause)) = self.open_gaps.remove(&camera)
-                        && let Some(recorder) = self.cast.as_ref().and_then(|cast| cast.recorder.get())
-                    {
-                        let gap = CameraGap { camera, start, end: at, cause };
-                        tell::<Self, _>(ctx, &recorder.recipient(), gap);
-                    }
+                    self.close_gap(ctx, camera, at);
                 }
                 self.emit(ctx, &name, EventKind::ChildRestarted, json!({}));
             }
@@ -655,25 +668,24 @@ impl SessionHandle {
     }
 
     /// Asks the session to end; [`wait`](Self::wait) tells when it has.
+    #[allow(clippy::disallowed_methods, reason = "an order to stop must not be refused by a full mailbox")]
     pub fn stop(&self, reason: &str) {
-        // A session that is gone has stopped.
-        self.session.try_send(Stop { reason: reason.to_owned() }).ok();
+        self.session.do_send(Stop { reason: reason.to_owned() });
     }
 
-    /// Sets a marker, stamped now.
+    /// Sets a marker, stamped now. Markers come from people and experiments: few, and none may go lost.
+    #[allow(clippy::disallowed_methods, reason = "a marker must not be refused by a full mailbox")]
     pub fn mark(&self, text: &str) {
-        self.session.try_send(Mark { text: text.to_owned() }).ok();
+        self.session.do_send(Mark { at: self.plane.clock.now(), text: text.to_owned() });
     }
 
-    /// Writes what happened to the frames of the last minute as a trace that Perfetto opens.
+    /// Writes what happened to the frames of the last minute as a trace that Perfetto opens; after the
+    /// session's end, of its last minute.
     ///
     /// # Errors
-    /// When the file cannot be written, or the session is over.
-    pub fn write_trace(&self, to: PathBuf) -> std::io::Result<()> {
-        let (done_to, done) = sync_channel(1);
-        let over = || std::io::Error::other("the session is over");
-        self.session.try_send(WriteTrace { to, done: done_to }).map_err(|_| over())?;
-        done.recv().map_err(|_| over())?
+    /// When the file cannot be written.
+    pub fn write_trace(&self, to: &Path) -> std::io::Result<()> {
+        save_trace(&self.plane, to)
     }
 
     /// Waits up to `patience` for the session's end; its report, once.

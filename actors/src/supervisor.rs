@@ -33,10 +33,10 @@ pub struct ChildSpec {
 #[rtype(result = "Result<(), String>")]
 pub struct StartChild(pub ChildSpec);
 
-/// Ends a child in good order and for good. Answered with whether it ended within `patience`;
-/// a child that does not is abandoned with its thread.
+/// Ends a child in good order and for good. Answered when it has ended; with what went wrong if it failed
+/// on the way, or did not end within `patience` and was abandoned with its thread.
 #[derive(Clone, Copy, Message)]
-#[rtype(result = "bool")]
+#[rtype(result = "Result<(), String>")]
 pub struct StopChild {
     /// Which child.
     pub id: ChildId,
@@ -86,6 +86,8 @@ struct Child {
     life: Option<Life>,
     /// Whoever started the child waits here for its first word.
     first_word: Option<oneshot::Sender<Result<(), String>>>,
+    /// What a child that was asked to end said of a failure on the way.
+    failed_ending: Option<String>,
 }
 
 impl Child {
@@ -160,6 +162,7 @@ impl Handler<StartChild> for SupervisorActor {
             factory: spec.factory,
             life: None,
             first_word: Some(tell),
+            failed_ending: None,
         });
         self.input(ctx, spec.id, Input::Start);
         Box::pin(async move { told.await.unwrap_or_else(|_| Err("the supervisor is gone".to_owned())) })
@@ -199,7 +202,11 @@ impl Handler<Report> for SupervisorActor {
                         self.announce(ctx, id, Change::Failed { cause, retry_at: at, degraded });
                     }
                     Some(Effect::Escalate) => self.announce(ctx, id, Change::GivenUp { cause }),
-                    _ => {}
+                    _ => {
+                        if let Some(child) = self.children.iter_mut().find(|child| child.id == id) {
+                            child.failed_ending = Some(cause);
+                        }
+                    }
                 }
             }
             Word::Ended => {
@@ -213,7 +220,7 @@ impl Handler<Report> for SupervisorActor {
 }
 
 impl Handler<StopChild> for SupervisorActor {
-    type Result = ResponseActFuture<Self, bool>;
+    type Result = ResponseActFuture<Self, Result<(), String>>;
 
     fn handle(&mut self, StopChild { id, patience }: StopChild, ctx: &mut Self::Context) -> Self::Result {
         let wants_shutdown = matches!(self.input(ctx, id, Input::Stop), Some(Effect::Shutdown { .. }));
@@ -228,11 +235,17 @@ impl Handler<StopChild> for SupervisorActor {
                 None => true,
             }
         });
-        Box::pin(ended.map(move |clean, supervisor: &mut Self, _| {
-            if let Some(child) = supervisor.children.iter_mut().find(|child| child.id == id) {
+        Box::pin(ended.map(move |in_time, supervisor: &mut Self, _| {
+            let child = supervisor.children.iter_mut().find(|child| child.id == id);
+            let failed = child.and_then(|child| {
                 child.dispose();
+                child.failed_ending.take()
+            });
+            match failed {
+                Some(cause) => Err(format!("failed: {cause}")),
+                None if !in_time => Err(format!("did not end within {patience:?} and was abandoned")),
+                None => Ok(()),
             }
-            clean
         }))
     }
 }

@@ -122,8 +122,6 @@ table! {
         fps: FrameRate = 30,
         /// Format in which the camera sends. Most cameras reach their full rate with MJPG only.
         format: PixelFormat = "MJPG",
-        /// Take the nearest that the camera has when it cannot do what is asked for; otherwise that is an error.
-        accept_other: bool = false,
     }
 }
 

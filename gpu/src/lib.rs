@@ -51,3 +51,8 @@ pub enum SetupError {
     #[error("a lane's thread cannot be started")]
     Thread(#[source] io::Error),
 }
+
+/// Everything that keeps the networks in `folder` from being used by a pipeline with this detector.
+pub fn check_networks(detector: Detector, folder: &std::path::Path) -> Vec<SetupError> {
+    networks::Networks::problems(detector, folder)
+}

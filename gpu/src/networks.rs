@@ -25,16 +25,27 @@ pub(crate) struct Networks {
 impl Networks {
     /// Reads the networks from `folder`, or takes those inside the program.
     pub(crate) fn load(detector: Detector, folder: Option<&Path>) -> Result<Self, SetupError> {
+        let [detector, landmarks, blendshapes] = Self::ids(detector);
+        Ok(Self {
+            detector: read(detector, folder)?,
+            landmarks: read(landmarks, folder)?,
+            blendshapes: read(blendshapes, folder)?,
+        })
+    }
+
+    /// Everything that keeps the networks in `folder` from being used.
+    pub(crate) fn problems(detector: Detector, folder: &Path) -> Vec<SetupError> {
+        Self::ids(detector).into_iter().filter_map(|id| read(id, Some(folder)).err()).collect()
+    }
+
+    /// Detector, landmarks, blendshapes.
+    fn ids(detector: Detector) -> [ModelId; 3] {
         let detector = match detector {
             Detector::YuNet => ModelId::FaceDetectMulti,
             Detector::BlazeFaceShort => ModelId::FaceDetectShort,
             Detector::BlazeFaceFull => ModelId::FaceDetectFull,
         };
-        Ok(Self {
-            detector: read(detector, folder)?,
-            landmarks: read(ModelId::FaceLandmarksCpu, folder)?,
-            blendshapes: read(ModelId::FaceBlendshapes, folder)?,
-        })
+        [detector, ModelId::FaceLandmarksCpu, ModelId::FaceBlendshapes]
     }
 
     /// Name and SHA-256 of each.

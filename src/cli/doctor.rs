@@ -1,0 +1,74 @@
+//! `youquanti doctor`: what this machine has, and what is missing to run here.
+
+use std::path::Path;
+
+use serde_json::json;
+use youquanti::gpu::probe::{self, Cuda};
+
+use super::Exit;
+use super::table::bytes;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print everything as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One thing that was looked at.
+struct Finding {
+    what: &'static str,
+    /// Whether sessions can run; `None` when they can without it.
+    works: Option<bool>,
+    is: String,
+}
+
+pub(crate) fn execute(args: &Args) -> Exit {
+    let machine = probe::machine();
+    let mut findings = vec![
+        Finding { what: "processor", works: None, is: format!("{}, {} threads", machine.processor, machine.cores) },
+        match &machine.runtime {
+            Ok(runtime) => Finding {
+                what: "ONNX Runtime",
+                works: Some(true),
+                is: format!("{} from {}", runtime.version(), runtime.path().display()),
+            },
+            Err(error) => Finding { what: "ONNX Runtime", works: Some(false), is: error.to_string() },
+        },
+        Finding { what: "NVIDIA driver", works: None, is: gpus(&machine.cuda) },
+    ];
+    findings.push(match youquanti::actors::capture::file::find_ffmpeg() {
+        Ok(path) => Finding { what: "FFmpeg", works: None, is: path.display().to_string() },
+        Err(error) => Finding { what: "FFmpeg", works: None, is: format!("{error}; needed for video files") },
+    });
+    for (what, folder) in [("shared memory", "/dev/shm"), ("disk of this folder", ".")] {
+        let (works, is) = match youquanti::preflight::free_space(Path::new(folder)) {
+            Ok(free) => (true, format!("{} free in {folder}", bytes(free))),
+            Err(error) => (false, format!("{folder}: {error}")),
+        };
+        findings.push(Finding { what, works: Some(works), is });
+    }
+    if args.json {
+        let all = findings.iter().map(|found| (found.what, json!({ "works": found.works, "is": found.is })));
+        println!("{:#}", json!(all.collect::<std::collections::BTreeMap<_, _>>()));
+    } else {
+        for Finding { what, works, is } in &findings {
+            let mark = match works {
+                Some(true) => "ok",
+                Some(false) => "MISSING",
+                None => "",
+            };
+            println!("{what:>20}  {mark:<8} {}", is.replace('\n', "\n                               "));
+        }
+    }
+    if findings.iter().any(|found| found.works == Some(false)) { Exit::Missing } else { Exit::Fine }
+}
+
+fn gpus(cuda: &Cuda) -> String {
+    match cuda {
+        Cuda::NotBuilt => "not looked for: this program was built without CUDA".to_owned(),
+        Cuda::NoDriver => "none (libcuda.so.1 is not installed); everything runs on the processor".to_owned(),
+        Cuda::Refuses(why) => format!("there, but refuses: {why}"),
+        Cuda::Gpus(names) => format!("{} (this version runs on the processor only)", names.join(", ")),
+    }
+}

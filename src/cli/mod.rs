@@ -1,0 +1,168 @@
+//! The command line: what can be asked for, and how it ended.
+//!
+//! Owns the commands, their help and the exit codes. Each command is a module that prints its findings to
+//! standard output and everything else to standard error.
+
+mod cameras;
+mod check;
+mod doctor;
+mod inspect;
+mod run;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use youquanti::{ConfigErrors, SessionError, StartError};
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All is well.
+    Fine = 0,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// A camera, a model or a library is missing.
+    Missing = 3,
+    /// The session ran, but not all was well.
+    Degraded = 4,
+    /// This program failed.
+    Internal = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Captures cameras, finds every face, and records what it finds.
+///
+/// Start with `youquanti run`: without a configuration it runs a demo with two simulated cameras.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  fine
+  2  the command line or the configuration is wrong
+  3  a camera, a model or a library is missing
+  4  the session ran, but ended degraded: its report says why
+  5  an error of this program
+
+Environment:
+  YOUQUANTI_ONNXRUNTIME  file of libonnxruntime.so, instead of searching for it
+  YOUQUANTI_FFMPEG       the ffmpeg program, instead of searching for it
+  YOUQUANTI_LOG          what is logged, e.g. `debug` or `youquanti_actors=debug`; overrides [log]";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a session until its duration is over, its sources end, or Ctrl-C.
+    #[command(after_help = run::AFTER_HELP)]
+    Run(run::Args),
+    /// Check a configuration against this machine, without starting anything.
+    ///
+    /// Reports everything that is wrong at once, each with file, line, key, value and remedy: the
+    /// configuration itself, cameras and files that are not there, models, libraries, disk and memory.
+    Check(check::Args),
+    /// List the cameras of this computer: stable id, formats, sizes and rates.
+    Cameras(cameras::Args),
+    /// Say what is in a session file: contents, rates, gaps, ledger, latencies.
+    ///
+    /// Opens files of a session that still runs, and of one that was killed.
+    Inspect(inspect::Args),
+    /// Say what this machine has, and what is missing to run here.
+    Doctor(doctor::Args),
+    /// Print completions for a shell, e.g. `youquanti completions bash > /etc/bash_completion.d/youquanti`.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Print the JSON schema of configuration files, for editors.
+    Schema,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    pub(crate) fn execute(self) -> Exit {
+        match self.command {
+            Command::Run(args) => run::execute(&args),
+            Command::Check(args) => check::execute(&args),
+            Command::Cameras(args) => cameras::execute(&args),
+            Command::Inspect(args) => inspect::execute(&args),
+            Command::Doctor(args) => doctor::execute(&args),
+            Command::Completions { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "youquanti", &mut std::io::stdout());
+                Exit::Fine
+            }
+            Command::Schema => {
+                println!("{:#}", youquanti_config::schema());
+                Exit::Fine
+            }
+        }
+    }
+}
+
+/// Where a configuration is, when one may be left out.
+#[derive(Debug, clap::Args)]
+struct ConfigArg {
+    /// The configuration, a TOML file; without it, the built-in demo.
+    config: Option<PathBuf>,
+}
+
+impl ConfigArg {
+    fn load(&self) -> Result<youquanti::Config, ConfigErrors> {
+        match &self.config {
+            Some(path) => youquanti::Config::load(path),
+            None => youquanti::Config::demo(),
+        }
+    }
+}
+
+/// Prints an error with its causes; returns the exit code that goes with it.
+fn fail(exit: Exit, error: &dyn std::error::Error) -> Exit {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    eprintln!("error: {text}");
+    exit
+}
+
+/// Prints what is wrong with a configuration, all of it.
+fn fail_config(exit: Exit, errors: &ConfigErrors, json: bool) -> Exit {
+    if json {
+        println!("{:#}", errors.to_json());
+    } else {
+        eprint!("{errors}");
+    }
+    exit
+}
+
+fn exit_of(error: &SessionError) -> Exit {
+    match error {
+        SessionError::Preflight(_)
+        | SessionError::Start(StartError::Camera { .. } | StartError::Pipeline { .. }) => Exit::Missing,
+        SessionError::Folder { .. }
+        | SessionError::Start(StartError::Recording { .. } | StartError::Rings { .. }) => Exit::Usage,
+        SessionError::Start(StartError::Internal { .. }) => Exit::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,336 @@
+//! `youquanti run`: a session from start to report, with a line of progress a second.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use tracing_subscriber::EnvFilter;
+use youquanti::actors::ledger::{Consumer, DropReason};
+use youquanti::{CameraProgress, Config, Session, SessionError, SessionReport};
+use youquanti_config::{LogFormat, Period};
+
+use super::table::{self, bytes};
+use super::{ConfigArg, Exit, exit_of, fail, fail_config};
+
+pub(crate) const AFTER_HELP: &str = "\
+Examples:
+  youquanti run                                  the demo: two simulated cameras with real faces
+  youquanti run experiment.toml                  as configured, until its duration or Ctrl-C
+  youquanti run experiment.toml --duration 10min
+  kill -USR1 PID                                 write the last minute of every frame as a trace for Perfetto";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// End after this time, e.g. 30s or 2h, whatever the configuration says.
+    #[arg(long, value_name = "TIME")]
+    duration: Option<Period<100, 2_592_000_000>>,
+    /// Record into this folder, whatever the configuration says.
+    #[arg(long, value_name = "DIR", conflicts_with = "no_record")]
+    record: Option<PathBuf>,
+    /// Record nothing, whatever the configuration says.
+    #[arg(long)]
+    no_record: bool,
+    /// Print the report as JSON; progress and log stay on standard error.
+    #[arg(long)]
+    json: bool,
+    /// At the end, write what happened to each frame of the last minute as a trace that Perfetto opens.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+/// How often progress is shown on a terminal, and otherwise.
+const PROGRESS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+
+/// How long the main thread waits before it looks at its signals again.
+const GLANCE: Duration = Duration::from_millis(100);
+
+pub(crate) fn execute(args: &Args) -> Exit {
+    let mut config = match args.config.load() {
+        Ok(config) => config,
+        Err(errors) => return fail_config(Exit::Usage, &errors, args.json),
+    };
+    if let Some(duration) = args.duration {
+        config.session.duration = Some(duration);
+    }
+    if let Some(folder) = &args.record {
+        config.recording.enabled = true;
+        config.session.directory.clone_from(folder);
+    }
+    if args.no_record {
+        config.recording.enabled = false;
+    }
+    start_log(&config);
+    let signals = match Signals::register() {
+        Ok(signals) => signals,
+        Err(error) => return fail(Exit::Internal, &error),
+    };
+    let mut session = match Session::start(&config) {
+        Ok(session) => session,
+        Err(SessionError::Preflight(errors)) => return fail_config(Exit::Missing, &errors, args.json),
+        Err(error) => return fail(exit_of(&error), &error),
+    };
+    announce(&config, &session);
+    let report = attend(&mut session, &signals);
+    let Some(report) = report else {
+        eprintln!("error: the session ended without a report");
+        return Exit::Internal;
+    };
+    if let Some(trace) = &args.trace {
+        write_trace(&session, trace);
+    }
+    if args.json {
+        println!("{:#}", to_json(&report, session.file()));
+    } else {
+        print!("{}", to_text(&report));
+    }
+    match (report.imbalances.is_empty(), report.degraded.is_empty()) {
+        (false, _) => Exit::Internal,
+        (true, false) => Exit::Degraded,
+        (true, true) => Exit::Fine,
+    }
+}
+
+fn start_log(config: &Config) {
+    let filter = EnvFilter::try_from_env("YOUQUANTI_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(format!("{},ort=warn", config.log.level.name())));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| ClearedLine(std::io::stderr()));
+    let started = match config.log.format {
+        LogFormat::Text => log.with_target(false).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+    if let Err(error) = started {
+        eprintln!("warning: no log: {error}");
+    }
+}
+
+/// Standard error with the progress line out of the way.
+struct ClearedLine(std::io::Stderr);
+
+impl Write for ClearedLine {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        if self.0.is_terminal() {
+            self.0.write_all(CLEAR_LINE.as_bytes())?;
+        }
+        self.0.write(text)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+const CLEAR_LINE: &str = "\r\x1b[K";
+
+/// What the operating system asked for.
+struct Signals {
+    end: Arc<AtomicBool>,
+    trace: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// The first Ctrl-C or SIGTERM ends the session in good order, the second one the program at once.
+    fn register() -> std::io::Result<Self> {
+        let signals = Self { end: Arc::default(), trace: Arc::default() };
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&signals.end))?;
+            signal_hook::flag::register(signal, Arc::clone(&signals.end))?;
+        }
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&signals.trace))?;
+        Ok(signals)
+    }
+}
+
+fn announce(config: &Config, session: &Session) {
+    let until = config.session.duration.map_or("until Ctrl-C".to_owned(), |time| format!("for {time}"));
+    eprintln!("session \"{}\" runs {until}; Ctrl-C ends it in good order", config.session.name);
+    if let Some(file) = session.file() {
+        eprintln!("recording to {}", file.display());
+    }
+}
+
+/// Shows progress and obeys signals until the session has ended.
+fn attend(session: &mut Session, signals: &Signals) -> Option<SessionReport> {
+    let on_terminal = std::io::stderr().is_terminal();
+    let interval = PROGRESS[usize::from(!on_terminal)];
+    let mut shown = session.progress();
+    let mut asked_to_stop = false;
+    let mut traces = 0;
+    loop {
+        if let Some(report) = session.wait(GLANCE) {
+            if on_terminal {
+                eprint!("{CLEAR_LINE}");
+            }
+            return Some(report);
+        }
+        let now = session.progress();
+        let since = |figures: &[CameraProgress]| Some((figures.first()?.at, now.first()?.at));
+        if since(&shown).is_some_and(|(then, now)| now.saturating_since(then) >= interval) {
+            let line = progress_line(&shown, &now);
+            if on_terminal {
+                eprint!("{CLEAR_LINE}{line}");
+            } else {
+                eprintln!("{line}");
+            }
+            shown = now;
+        }
+        if signals.trace.swap(false, Ordering::Relaxed) {
+            traces += 1;
+            write_trace(session, &PathBuf::from(format!("youquanti-{traces}.trace.json")));
+        }
+        if signals.end.load(Ordering::Relaxed) && !asked_to_stop {
+            asked_to_stop = true;
+            session.stop("interrupted");
+        }
+    }
+}
+
+fn write_trace(session: &Session, to: &Path) {
+    match session.write_trace(to) {
+        Ok(()) => eprintln!("trace of the last minute: {} (open it in Perfetto)", to.display()),
+        Err(error) => eprintln!("warning: trace {} not written: {error}", to.display()),
+    }
+}
+
+/// What happened between two moments, a few words for each camera.
+fn progress_line(before: &[CameraProgress], now: &[CameraProgress]) -> String {
+    let cameras = before.iter().zip(now).map(|(before, now)| {
+        let seconds = now.at.saturating_since(before.at).as_secs_f64().max(1e-9);
+        let fps = (now.ledger.captured - before.ledger.captured) as f64 / seconds;
+        let results = (now.results - before.results) as f64 / seconds;
+        let latency = now.latency.since(&before.latency).quantile(0.5);
+        let latency = latency.map_or("-".to_owned(), |latency| format!("{:.0} ms", latency.as_secs_f64() * 1e3));
+        let dropped: u64 = now.ledger.consumers[Consumer::Pipeline as usize].dropped_total();
+        format!(
+            "{}: {fps:.0} fps, {results:.0} analysed, {} {}, {latency}, {dropped} dropped",
+            now.name,
+            now.faces,
+            if now.faces == 1 { "face" } else { "faces" },
+        )
+    });
+    cameras.collect::<Vec<_>>().join(" | ")
+}
+
+fn millis(latency: Option<Duration>) -> String {
+    latency.map_or("-".to_owned(), |latency| format!("{:.1}", latency.as_secs_f64() * 1e3))
+}
+
+fn to_text(report: &SessionReport) -> String {
+    let seconds = report.stopped_at.saturating_since(report.started_at).as_secs_f64();
+    let state = if report.degraded.is_empty() { "ok" } else { "degraded" };
+    let mut text =
+        format!("\nsession \"{}\": {state} after {seconds:.1} s ({})\n\n", report.name, report.stop_reason);
+    let rows: Vec<Vec<String>> = report
+        .cameras
+        .iter()
+        .map(|camera| {
+            let pipeline = &camera.ledger.consumers[Consumer::Pipeline as usize];
+            vec![
+                camera.name.to_string(),
+                camera.ledger.captured.to_string(),
+                format!("{:.1}", camera.ledger.captured as f64 / seconds.max(1e-9)),
+                pipeline.delivered.to_string(),
+                camera.face_rows.to_string(),
+                pipeline.dropped_total().to_string(),
+                camera.ledger.driver_lost.to_string(),
+                camera.restarts.to_string(),
+                millis(camera.latency.quantile(0.5)),
+                millis(camera.latency.quantile(0.99)),
+            ]
+        })
+        .collect();
+    let header = [
+        "camera", "captured", "fps", "analysed", "faces", "dropped", "lost", "restarts", "p50 ms", "p99 ms",
+    ];
+    text.push_str(&table::render(&header, &rows));
+    text.push_str(
+        "\n  dropped: captured, but a newer frame was analysed instead; lost: never reached this program;\n  \
+         ms: capture to result\n",
+    );
+    if let Some(backend) = &report.backend {
+        text.push_str(&format!("\nback end: {} on {}, {} ({})\n", backend.backend, backend.device, backend.runtime, backend.reason));
+    }
+    let ledger = if report.imbalances.is_empty() { "closes" } else { "DOES NOT CLOSE" };
+    text.push_str(&format!("ledger: {ledger}; captured = delivered + dropped for every camera and consumer\n"));
+    for reason in &report.degraded {
+        text.push_str(&format!("degraded: {reason}\n"));
+    }
+    for trace in &report.traces {
+        text.push_str(&format!("trace of the minute before a failure: {}\n", trace.display()));
+    }
+    match &report.recording {
+        Some(Ok(summary)) => {
+            let (path, size) = (summary.path.display(), bytes(summary.file_bytes));
+            let (frames, faces) = (summary.frames.iter().sum::<u64>(), summary.faces.iter().sum::<u64>());
+            text.push_str(&format!("file: {path}, {size}: {frames} frames, {faces} faces\n\nnext:\n"));
+            text.push_str(&format!("  youquanti inspect {path}\n"));
+            text.push_str(&format!(
+                "  python3 -c 'import h5py; h5py.File(\"{path}\").visititems(print)'\n"
+            ));
+            text.push_str("  youquanti cameras                  what is plugged in here\n");
+            text.push_str("  youquanti check my-experiment.toml is all ready? examples are in config/examples\n");
+        }
+        Some(Err(cause)) => text.push_str(&format!("file: NOT complete: {cause}\n")),
+        None => text.push_str("file: none, nothing was recorded\n"),
+    }
+    text
+}
+
+fn to_json(report: &SessionReport, file: Option<&Path>) -> serde_json::Value {
+    let quantile = |camera: &youquanti::CameraReport, share| {
+        camera.latency.quantile(share).map(|latency| latency.as_secs_f64() * 1e3)
+    };
+    let cameras: Vec<_> = report
+        .cameras
+        .iter()
+        .map(|camera| {
+            let consumers = Consumer::ALL.into_iter().zip(&camera.ledger.consumers).map(|(consumer, counts)| {
+                let dropped: serde_json::Map<_, _> = DropReason::ALL
+                    .into_iter()
+                    .zip(counts.dropped)
+                    .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+                    .collect();
+                (consumer.name().to_owned(), json!({ "delivered": counts.delivered, "dropped": dropped }))
+            });
+            json!({
+                "name": camera.name.as_str(),
+                "captured": camera.ledger.captured,
+                "driver_lost": camera.ledger.driver_lost,
+                "consumers": consumers.collect::<serde_json::Map<_, _>>(),
+                "face_rows": camera.face_rows,
+                "restarts": camera.restarts,
+                "latency_ms": {
+                    "p50": quantile(camera, 0.5), "p90": quantile(camera, 0.9), "p99": quantile(camera, 0.99),
+                },
+            })
+        })
+        .collect();
+    let recording = report.recording.as_ref().map(|recording| match recording {
+        Ok(summary) => json!({
+            "path": summary.path, "complete": summary.complete, "bytes": summary.file_bytes,
+            "frames": summary.frames, "faces": summary.faces,
+        }),
+        Err(cause) => json!({ "path": file, "complete": false, "error": cause }),
+    });
+    json!({
+        "name": report.name,
+        "state": if report.degraded.is_empty() { "ok" } else { "degraded" },
+        "degraded": report.degraded,
+        "stop_reason": report.stop_reason,
+        "duration_s": report.stopped_at.saturating_since(report.started_at).as_secs_f64(),
+        "backend": report.backend.as_ref().map(|backend| json!({
+            "name": backend.backend, "device": backend.device, "runtime": backend.runtime,
+            "reason": backend.reason,
+            "models": backend.models.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+        })),
+        "cameras": cameras,
+        "ledger_closes": report.imbalances.is_empty(),
+        "recording": recording,
+        "traces": report.traces,
+    })
+}

@@ -1,0 +1,162 @@
+//! What would go wrong, found before anything is started.
+//!
+//! Looks at everything that a configuration names: files, cameras, networks, libraries, folders, disk and
+//! shared memory. Finds all problems at once, each with its place in the configuration. Opens no camera
+//! and changes nothing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use youquanti_actors::capture::{file, v4l2};
+use youquanti_config::{Backend, Config, ConfigErrors, Problem, SourceConfig};
+use youquanti_frames::segment_bytes;
+use youquanti_gpu as gpu;
+use youquanti_models::PictureLayout;
+
+use crate::wiring::{self, RING_DIR};
+
+/// Checks everything that `config` names against this machine.
+///
+/// # Errors
+/// All problems, in the order of the configuration's file.
+pub fn check(config: &Config) -> Result<(), ConfigErrors> {
+    let mut problems = Vec::new();
+    sources(config, &mut problems);
+    shared_memory(config, &mut problems);
+    pipeline(config, &mut problems);
+    if config.recording.enabled {
+        folder(config, &mut problems);
+    }
+    ConfigErrors::check(problems)
+}
+
+/// Bytes that a user without privileges may still write to the file system of `path`, or of its nearest
+/// ancestor that exists.
+///
+/// # Errors
+/// When the file system cannot be asked.
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(existing_ancestor(path).as_path())?;
+    Ok(stat.f_bavail * stat.f_frsize)
+}
+
+fn existing_ancestor(path: &Path) -> PathBuf {
+    let found = path.ancestors().find(|ancestor| ancestor.exists());
+    found.filter(|found| !found.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+fn sources(config: &Config, problems: &mut Vec<Problem>) {
+    for (index, camera) in config.cameras.iter().enumerate() {
+        match &camera.source {
+            SourceConfig::Scene(_) => {}
+            SourceConfig::File(source) => {
+                let key = format!("camera[{index}].file.path");
+                if source.path.path().is_some_and(|path| !path.exists()) {
+                    problems.push(config.problem(
+                        &key,
+                        "does not exist",
+                        "correct the path; it is relative to the folder in which the program runs",
+                    ));
+                } else if let Err(error) = file::find_ffmpeg() {
+                    let wrong = format!("needs FFmpeg, which cannot be used: {error}");
+                    let remedy = "install ffmpeg, run `make setup`, or name it in YOUQUANTI_FFMPEG";
+                    problems.push(config.problem(&key, &wrong, remedy));
+                }
+            }
+            SourceConfig::V4l2(source) => {
+                if let Err(error) = v4l2::locate(&source.device.to_string()) {
+                    problems.push(config.problem(
+                        &format!("camera[{index}].v4l2.device"),
+                        &format!("cannot be used: {error}"),
+                        "plug it in, or name one that `youquanti cameras` shows",
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// What a camera's frames will look like as far as the configuration says.
+fn expected_layout(source: &SourceConfig) -> Option<PictureLayout> {
+    match source {
+        SourceConfig::Scene(scene) => {
+            Some(PictureLayout::packed(scene.width.get(), scene.height.get(), scene.format))
+        }
+        SourceConfig::V4l2(camera) => {
+            Some(PictureLayout::packed(camera.width.get(), camera.height.get(), camera.format))
+        }
+        SourceConfig::File(_) => None,
+    }
+}
+
+fn shared_memory(config: &Config, problems: &mut Vec<Problem>) {
+    let need: u64 = config
+        .cameras
+        .iter()
+        .filter_map(|camera| {
+            let layout = expected_layout(&camera.source)?;
+            Some(segment_bytes(camera.slots.get() as usize, &layout))
+        })
+        .sum();
+    if let Ok(have) = free_space(Path::new(RING_DIR))
+        && have < need
+    {
+        let wrong = format!("needs {need} bytes of shared memory in {RING_DIR} for all rings, {have} are free");
+        let remedy = "give cameras fewer slots or smaller pictures, or enlarge the file system";
+        problems.push(config.problem("camera", &wrong, remedy));
+    }
+}
+
+fn pipeline(config: &Config, problems: &mut Vec<Problem>) {
+    if let Err(error) = config.pipeline.backend.name().parse::<gpu::Backend>() {
+        problems.push(config.problem("pipeline.backend", &format!("cannot run: {error}"), "use \"auto\" or \"cpu\""));
+    }
+    if matches!(config.pipeline.backend, Backend::Auto | Backend::Cpu)
+        && let Err(error) = gpu::runtime::load()
+    {
+        let remedy = "run `make setup`, or name the library in YOUQUANTI_ONNXRUNTIME";
+        problems.push(config.problem("pipeline.backend", &format!("cannot run: {error}"), remedy));
+    }
+    if let Some(models) = &config.pipeline.model_dir {
+        for error in gpu::check_networks(wiring::detector(&config.pipeline), models) {
+            let wrong = format!("cannot be used: {}", with_cause(&error));
+            let remedy = "put the right file there, or remove model_dir to use the networks inside the program";
+            problems.push(config.problem("pipeline.model_dir", &wrong, remedy));
+        }
+    }
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+fn folder(config: &Config, problems: &mut Vec<Problem>) {
+    let directory = &config.session.directory;
+    let existing = existing_ancestor(directory);
+    let remedy = "choose a folder that can be written, here or with --record";
+    if !existing.is_dir() {
+        let wrong = format!("cannot be made: {} is not a folder", existing.display());
+        problems.push(config.problem("session.directory", &wrong, remedy));
+        return;
+    }
+    if let Err(error) = rustix::fs::access(&existing, rustix::fs::Access::WRITE_OK) {
+        let wrong = format!("cannot be written: {}: {error}", existing.display());
+        problems.push(config.problem("session.directory", &wrong, remedy));
+    }
+    let reserve = config.recording.reserve.get();
+    match free_space(&existing) {
+        Ok(free) if free <= reserve => problems.push(config.problem(
+            "recording.reserve",
+            &format!("is more than the {free} bytes that are free in {}", existing.display()),
+            "free some space, record elsewhere, or lower the reserve",
+        )),
+        Ok(_) => {}
+        Err(error) => {
+            let wrong = format!("cannot be asked for free space: {error}");
+            problems.push(config.problem("session.directory", &wrong, remedy));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The embedding API: a running session and what it shows of itself.
+//!
+//! Owns nothing but the handle; the session runs on threads of its own. Dropped, it ends the session in
+//! good order, waiting for it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use youquanti_actors::clock::SystemClock;
+use youquanti_actors::ledger::CameraSnapshot;
+use youquanti_actors::session::{SessionHandle, SessionReport, StartError};
+use youquanti_actors::stats::LatencySnapshot;
+use youquanti_config::{Config, ConfigErrors};
+use youquanti_models::{CameraName, Clock, Timestamp};
+
+use crate::{preflight, wiring};
+
+/// Why a session did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The configuration asks for something that is not there.
+    #[error(transparent)]
+    Preflight(#[from] ConfigErrors),
+    /// A part of the session failed while it was being started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The folder for the session's file cannot be made.
+    #[error("folder {folder} for the session's file cannot be made")]
+    Folder {
+        /// Which folder.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A running session.
+pub struct Session {
+    handle: SessionHandle,
+    file: Option<PathBuf>,
+}
+
+/// Figures of one camera at one moment. The difference of two is what happened between.
+#[derive(Clone, Debug)]
+pub struct CameraProgress {
+    /// Which camera.
+    pub name: CameraName,
+    /// When these figures were taken.
+    pub at: Timestamp,
+    /// Faces in the newest result.
+    pub faces: u32,
+    /// Frames with a result so far.
+    pub results: u64,
+    /// What became of its frames so far.
+    pub ledger: CameraSnapshot,
+    /// Capture to result so far.
+    pub latency: LatencySnapshot,
+    /// Times it was restarted.
+    pub restarts: u32,
+}
+
+impl Session {
+    /// Checks the configuration against this machine, starts everything, and returns when all cameras deliver.
+    ///
+    /// # Errors
+    /// Everything that [`preflight::check`] finds, or the first part that fails to start. Nothing is
+    /// left running or lying about.
+    pub fn start(config: &Config) -> Result<Self, SessionError> {
+        preflight::check(config)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let plan = wiring::plan(config, clock.as_ref());
+        let file = plan.recording.as_ref().map(|recording| recording.path.clone());
+        if let Some(folder) = file.as_deref().and_then(Path::parent) {
+            std::fs::create_dir_all(folder)
+                .map_err(|source| SessionError::Folder { folder: folder.to_owned(), source })?;
+        }
+        Ok(Self { handle: SessionHandle::start(plan, clock)?, file })
+    }
+
+    /// The session's file; `None` when nothing is recorded.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Figures of every camera, now. Never waits for the session.
+    pub fn progress(&self) -> Vec<CameraProgress> {
+        let plane = self.handle.plane();
+        let (at, ledger) = (plane.clock.now(), plane.ledger.snapshot());
+        let cameras = plane.cameras.iter().zip(plane.stats.iter()).zip(ledger.cameras);
+        cameras
+            .map(|((line, stats), ledger)| CameraProgress {
+                name: line.plan.name.clone(),
+                at,
+                faces: stats.faces.load(Ordering::Relaxed),
+                results: stats.results.load(Ordering::Relaxed),
+                ledger,
+                latency: stats.latency.snapshot(),
+                restarts: stats.restarts.load(Ordering::Relaxed),
+            })
+            .collect()
+    }
+
+    /// Sets a marker, stamped now, with the source `operator`.
+    pub fn mark(&self, text: &str) {
+        self.handle.mark(text);
+    }
+
+    /// Asks the session to end in good order. Returns at once; [`wait`](Self::wait) tells when it has.
+    pub fn stop(&self, reason: &str) {
+        self.handle.stop(reason);
+    }
+
+    /// Waits up to `patience` for the session's end. `None` while it runs; the report once.
+    pub fn wait(&mut self, patience: Duration) -> Option<SessionReport> {
+        self.handle.wait(patience)
+    }
+
+    /// Writes what happened to each frame of the last minute as a trace that Perfetto opens.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_trace(&self, to: &Path) -> std::io::Result<()> {
+        self.handle.write_trace(to)
+    }
+}

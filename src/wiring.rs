@@ -1,0 +1,217 @@
+//! From configuration to actors: the one place where both are known.
+//!
+//! Turns a valid [`Config`] into a [`SessionPlan`]: which source each camera opens, which back end each
+//! worker builds, what is recorded where. Opens nothing itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use youquanti_actors::capture::file::{FileOptions, FileSource};
+use youquanti_actors::capture::scene::{Arrangement, SceneOptions, SceneSource};
+use youquanti_actors::capture::v4l2::{V4l2Options, V4l2Source};
+use youquanti_actors::capture::{CaptureDevice, Pace};
+use youquanti_actors::pipeline::{BuildPipeline, PipelinePlan};
+use youquanti_actors::plane::{CameraPlan, OpenDevice};
+use youquanti_actors::recorder::RecordingPlan;
+use youquanti_actors::session::SessionPlan;
+use youquanti_actors::session_file::{Compression, SessionOptions};
+use youquanti_actors::supervision::{RestartPolicy, WhenExhausted};
+use youquanti_config as config;
+use youquanti_config::{Config, SourceConfig};
+use youquanti_gpu as gpu;
+use youquanti_models::{CameraId, Clock, TrackIds, TrackerOptions, UtcNanos};
+
+/// Where frame rings are made.
+pub(crate) const RING_DIR: &str = "/dev/shm";
+
+/// Everything that the session is made from.
+pub(crate) fn plan(config: &Config, clock: &dyn Clock) -> SessionPlan {
+    let track_ids = Arc::new(TrackIds::new(config.cameras.len()));
+    let workers = (config.pipeline.workers.get() as usize).min(config.cameras.len());
+    let recording = config.recording.enabled.then(|| recording(config, clock));
+    SessionPlan {
+        name: config.session.name.to_string(),
+        cameras: config.cameras.iter().map(camera).collect(),
+        pipelines: (0..workers).map(|worker| pipeline(config, worker, workers, &track_ids)).collect(),
+        expected_participants: config.participants.expected.map(|n| n.get() as u16),
+        trace_dir: recording.as_ref().and_then(|recording| recording.path.parent().map(Path::to_owned)),
+        recording,
+        restarts: RestartPolicy {
+            max_restarts: config.supervision.restarts_per_minute.get() as usize,
+            window: Duration::from_secs(60),
+            first_backoff: config.supervision.backoff_first.get(),
+            longest_backoff: config.supervision.backoff_longest.get(),
+            when_exhausted: WhenExhausted::Degrade,
+        },
+        ring_dir: PathBuf::from(RING_DIR),
+        duration: config.session.duration.map(|duration| duration.get()),
+    }
+}
+
+fn camera(camera: &config::CameraConfig) -> CameraPlan {
+    let (open, lossless): (OpenDevice, bool) = match &camera.source {
+        SourceConfig::Scene(scene) => {
+            let options = scene_options(scene);
+            let lossless = options.pace == Pace::Lossless;
+            let open = move |clock| {
+                let source = SceneSource::open(options.clone(), clock)?;
+                Ok(Box::new(source) as Box<dyn CaptureDevice>)
+            };
+            (Arc::new(open), lossless)
+        }
+        SourceConfig::File(file) => {
+            let options = FileOptions {
+                fps: file.fps.map(|fps| fps.get()),
+                repeat: file.r#loop,
+                pace: pace(file.pace),
+                ..FileOptions::new(file.path.as_str())
+            };
+            let lossless = options.pace == Pace::Lossless;
+            let open = move |clock| {
+                let source = FileSource::open(options.clone(), clock)?;
+                Ok(Box::new(source) as Box<dyn CaptureDevice>)
+            };
+            (Arc::new(open), lossless)
+        }
+        SourceConfig::V4l2(camera) => {
+            let options = V4l2Options {
+                camera: camera.device.to_string(),
+                width: camera.width.get(),
+                height: camera.height.get(),
+                format: camera.format,
+                fps: Some(camera.fps.get()),
+                ..V4l2Options::default()
+            };
+            let open = move |clock| {
+                let source = V4l2Source::open(options.clone(), clock)?;
+                Ok(Box::new(source) as Box<dyn CaptureDevice>)
+            };
+            (Arc::new(open), false)
+        }
+    };
+    CameraPlan { name: camera.name.clone(), open, slots: camera.slots.get() as usize, lossless }
+}
+
+fn pace(pace: config::Pace) -> Pace {
+    match pace {
+        config::Pace::Real => Pace::Real,
+        config::Pace::Fast => Pace::Fast,
+        config::Pace::Lossless => Pace::Lossless,
+    }
+}
+
+fn scene_options(scene: &config::SceneSource) -> SceneOptions {
+    SceneOptions {
+        width: scene.width.get(),
+        height: scene.height.get(),
+        fps: scene.fps.get(),
+        format: scene.format,
+        faces: scene.faces.get() as usize,
+        arrangement: match scene.layout {
+            config::Layout::Row => Arrangement::Row,
+            config::Layout::Grid => Arrangement::Grid,
+            config::Layout::Cross => Arrangement::Cross,
+        },
+        seed: scene.seed,
+        length: scene.frames.map(|frames| u64::from(frames.get())),
+        pace: pace(scene.pace),
+        ..SceneOptions::default()
+    }
+}
+
+fn pipeline(config: &Config, worker: usize, workers: usize, track_ids: &Arc<TrackIds>) -> PipelinePlan {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = config.pipeline.clone();
+    let max_faces = options.max_faces.get() as usize;
+    let threads = match options.threads {
+        config::Threads::Fixed(threads) => threads.get() as usize,
+        config::Threads::Auto => (cores / workers).max(1),
+    };
+    let reason = match options.backend {
+        config::Backend::Auto => "auto: this version has no other back end",
+        _ => "asked for by name",
+    };
+    let track_ids = Arc::clone(track_ids);
+    let build: BuildPipeline = Arc::new(move |plane, cameras| {
+        let inputs = cameras.iter().filter_map(|&camera| {
+            let opened = plane.camera(camera).opened()?;
+            Some(gpu::CameraInput { camera, layout: opened.layout })
+        });
+        let faces = gpu::FaceOptions {
+            detector: detector(&options),
+            detector_size: match options.detector_size {
+                config::DetectorSize::Auto => {
+                    gpu::DetectorSize::Auto { smallest_face_px: options.smallest_face.get() as f32 }
+                }
+                config::DetectorSize::Width(width) => gpu::DetectorSize::Width(width.get()),
+            },
+            score_threshold: options.score_threshold.get(),
+            tracker: TrackerOptions {
+                max_faces,
+                detect_every: u64::from(options.detect_every.get()),
+                presence_threshold: options.presence_threshold.get(),
+                ..TrackerOptions::default()
+            },
+            model_dir: options.model_dir.clone(),
+            track_ids: Arc::clone(&track_ids),
+            ..gpu::FaceOptions::new(inputs.collect())
+        };
+        let cpu = gpu::CpuOptions { faces, threads, reason: reason.to_owned() };
+        Ok(Box::new(gpu::CpuPipeline::new(&cpu, Arc::clone(&plane.clock))?))
+    });
+    let cameras = (0..config.cameras.len()).skip(worker).step_by(workers);
+    PipelinePlan {
+        cameras: cameras.map(|index| CameraId(index as u16)).collect(),
+        build,
+        core: (cores > workers).then(|| cores - 1 - worker),
+        max_faces,
+    }
+}
+
+/// The detector that a configuration names.
+pub(crate) fn detector(pipeline: &config::PipelineConfig) -> gpu::Detector {
+    match pipeline.detector {
+        config::Detector::Yunet => gpu::Detector::YuNet,
+        config::Detector::BlazefaceShort => gpu::Detector::BlazeFaceShort,
+        config::Detector::BlazefaceFull => gpu::Detector::BlazeFaceFull,
+    }
+}
+
+fn recording(config: &Config, clock: &dyn Clock) -> RecordingPlan {
+    let utc = clock.utc();
+    let names = config.participants.names.iter().flatten();
+    RecordingPlan {
+        path: file_path(&config.session.directory, config.session.name.as_str(), utc),
+        session_id: format!("{}-{:x}", config.session.name, utc.0),
+        session_name: config.session.name.to_string(),
+        config_text: config.source_text().to_owned(),
+        software: concat!("youquanti ", env!("CARGO_PKG_VERSION")).to_owned(),
+        participant_names: names.map(|name| name.as_str().to_owned()).collect(),
+        flush_interval: config.recording.flush_interval.get(),
+        options: SessionOptions {
+            compression: match config.recording.compression {
+                config::Compression::None => Compression::None,
+                config::Compression::Deflate => Compression::Deflate,
+            },
+            reserve_bytes: config.recording.reserve.get(),
+        },
+    }
+}
+
+/// `<directory>/<session>_<UTC as 20260131T235959Z>.h5`: sorts by time, and never names an earlier file.
+fn file_path(directory: &Path, session: &str, utc: UtcNanos) -> PathBuf {
+    let stamp = jiff::Timestamp::from_nanosecond(i128::from(utc.0)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    directory.join(format!("{session}_{}.h5", stamp.strftime("%Y%m%dT%H%M%SZ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_after_session_and_time() {
+        let utc = UtcNanos(1_790_000_000_123_456_789);
+        assert_eq!(file_path("rec".as_ref(), "pilot", utc), PathBuf::from("rec/pilot_20260921T133320Z.h5"));
+    }
+}
