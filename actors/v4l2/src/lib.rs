@@ -308,11 +308,16 @@ pub struct Stream {
 impl Stream {
     /// The stream as a task of the current tokio runtime waits for it: for reading, and for writing,
     /// which is how a fault of the stream shows. Only a stream can be had so: a node that does not
-    /// stream yet reports an error all the time.
+    /// stream yet reports an error all the time. Frames that are there already are thrown away: they
+    /// are older than the stream, and v4l2loopback never wakes a waiter that came while it had one.
     ///
     /// # Errors
-    /// `epoll_ctl`.
-    pub fn registered(self) -> Result<AsyncFd<Self>, Error> {
+    /// `epoll_ctl`, or those of [`Self::dequeue`].
+    pub fn registered(mut self) -> Result<AsyncFd<Self>, Error> {
+        let mut stale = self.buffers.len();
+        while stale > 0 && self.dequeue()?.is_some() {
+            stale -= 1;
+        }
         // SAFETY: the descriptor is owned by the stream, which closes it only when it is dropped, never
         // replaces it, and is dropped by the `AsyncFd` after it was taken off the runtime.
         unsafe { AsyncFd::register(self) }.map_err(|e| Error::new("epoll_ctl", e))
