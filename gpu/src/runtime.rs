@@ -104,8 +104,8 @@ fn not_found_text(tried: &[Tried]) -> String {
 /// Looked for in this order:
 /// 1. the file named by `YOUQUANTI_ONNXRUNTIME`, else the one named by `ORT_DYLIB_PATH`: either rules out the rest;
 /// 2. the executable's folder, and `../lib` from there;
-/// 3. the Python environments `$VIRTUAL_ENV`, `.venv` of the current folder, and `.venv` of each folder
-///    above the executable: the library inside the package `onnxruntime`;
+/// 3. the Python environments `$VIRTUAL_ENV`, `.venv` of the current folder and of each above it, and
+///    of each folder above the executable: the library inside the package `onnxruntime`;
 /// 4. the system's loader.
 ///
 /// # Errors
@@ -211,15 +211,18 @@ impl Surroundings {
             folders.push((folder.join("../lib"), "beside the executable"));
         }
         let in_active = self.virtual_env.iter().map(|root| (PathBuf::from(root), "VIRTUAL_ENV"));
-        let here = self.current_folder.iter().map(|folder| (folder.join(".venv"), "current folder"));
-        let above = executable_folder
-            .into_iter()
-            .flat_map(Path::ancestors)
-            .map(|folder| (folder.join(".venv"), "above the executable"));
-        for (root, because) in in_active.chain(here).chain(above) {
+        let here = self.current_folder.iter().flat_map(|folder| folder.ancestors());
+        let here = here.map(|folder| (folder.join(".venv"), "current folder and above"));
+        let above = executable_folder.into_iter().flat_map(Path::ancestors);
+        let above = above.map(|folder| (folder.join(".venv"), "above the executable"));
+        for (at, (root, because)) in in_active.chain(here).chain(above).enumerate() {
             if root.is_dir() {
-                folders.extend(packages_of(&root).into_iter().map(|folder| (folder, because)));
-            } else if because != "above the executable" {
+                for folder in packages_of(&root) {
+                    if folders.iter().all(|(known, _)| *known != folder) {
+                        folders.push((folder, because));
+                    }
+                }
+            } else if at < 2 {
                 folders.push((root, because));
             }
         }

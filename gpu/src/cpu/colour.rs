@@ -148,9 +148,20 @@ pub fn rgb_part<'a>(
     let (range, matrix) = (YuvRange::Limited, YuvStandardMatrix::Bt601);
     match format {
         PixelFormat::Yuyv => {
-            let yuy = &picture.bytes[part.y0 * stride + part.x0 * 2..];
-            let image = YuvPackedImage { yuy, yuy_stride: stride as u32, width, height };
-            yuv::yuyv422_to_rgb(&image, out, out_stride, range, matrix)
+            // The converter wants every line at its full stride, which the last one of a part may not have.
+            let from = &picture.bytes[part.y0 * stride + part.x0 * 2..];
+            let (above, last) = from.split_at((part.height - 1) * stride);
+            let (out_above, out_last) = out.split_at_mut((part.height - 1) * part.width * 3);
+            let last =
+                YuvPackedImage { yuy: &last[..part.width * 2], yuy_stride: width * 2, width, height: 1 };
+            let last = yuv::yuyv422_to_rgb(&last, out_last, out_stride, range, matrix);
+            if height == 1 {
+                last
+            } else {
+                let above =
+                    YuvPackedImage { yuy: above, yuy_stride: stride as u32, width, height: height - 1 };
+                last.and(yuv::yuyv422_to_rgb(&above, out_above, out_stride, range, matrix))
+            }
         }
         PixelFormat::Nv12 => {
             let (y_plane, uv_plane) = picture.bytes.split_at(stride * picture.layout.height as usize);

@@ -21,7 +21,7 @@ use crate::options::{Detector, DetectorSize};
 use crate::runtime::Runtime;
 
 /// Side of the landmark network's input, pixels.
-pub(super) const CROP: u32 = 256;
+pub const CROP: u32 = 256;
 
 /// The frame that all lanes work on.
 pub(super) struct Current<F> {
