@@ -471,6 +471,21 @@ def quantised(src: Path, calibration: np.ndarray):
 
 # ---- main ----------------------------------------------------------------------------------
 
+IDS = {"face_landmarks_478_cpu_v2.onnx": ("face_landmarks_cpu_v2", "face_landmarks"),
+       "yunet_v2.onnx": ("face_detect_multi_v2", "face_detect_multi"),
+       "face_blendshapes_52_v2.onnx": ("face_blendshapes_v2", "face_blendshapes")}
+
+
+def manifest(built):
+    """the list of the rewritten files; shapes, meaning and licence are those of the network in models.toml"""
+    lines = ["# Written by models/tools/optimise_landmarks.py, which rebuilds every file here from those in models.toml."]
+    for name, blob in built.items():
+        model, source = IDS[name]
+        lines += ["", "[[model]]", f'id = "{model}"', f'rewritten_from = "{source}"', f'file = "{name}"',
+                  f'sha256 = "{hashlib.sha256(blob).hexdigest()}"', f"bytes = {len(blob)}"]
+    return "\n".join(lines) + "\n"
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--models", type=Path, default=HERE.parent / "onnx")
@@ -525,6 +540,7 @@ def main():
     if not a.verify:
         for name, blob in built.items():
             (a.models / name).write_bytes(blob)
+        (a.models / "rewritten.toml").write_text(manifest(built))
 
     print(f"\nONNX Runtime {ort.__version__}, one thread, batch 1 unless said, {a.repeats} repeats")
     print_speed("landmarks", compare_speed(candidates, {"image": crops[:1]}, a.repeats))
