@@ -15,7 +15,7 @@ use actix::prelude::*;
 use futures_core::Stream;
 use tracing::info;
 use youquanti_frames::MailboxStream;
-use youquanti_models::{BackendInfo, CameraId, Timestamp};
+use youquanti_models::{BackendInfo, CameraId, PictureLayout, PixelFormat, Timestamp};
 
 use crate::camera::error_chain;
 use crate::capture::StampSource;
@@ -23,7 +23,7 @@ use crate::child::Lifeline;
 use crate::fault;
 use crate::ledger::{Consumer, DropReason, LedgerSnapshot};
 use crate::messages::{Event, EventKind, FacesNamed, IndexEntry, ParticipantChange, Shutdown};
-use crate::plane::DataPlane;
+use crate::plane::{DataPlane, OpenedCamera};
 use crate::session_file::{
     CameraHeader, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
     ledger_item,
@@ -153,16 +153,15 @@ fn for_ledger_rows(
 
 fn create(plan: &RecordingPlan, plane: &DataPlane) -> Result<SessionWriter, SessionFileError> {
     fault::point("recorder:create");
-    let opened: Vec<_> = plane.cameras.iter().map(|line| (line.plan.name.clone(), line.opened())).collect();
-    let described: Vec<_> = opened
+    // One header for each camera, in the order of their ids: rows find their camera's tables by that.
+    let described: Vec<_> = plane.cameras.iter().map(|line| describe(line.opened().as_ref())).collect();
+    let cameras: Vec<_> = plane
+        .cameras
         .iter()
-        .filter_map(|(name, opened)| opened.as_ref().map(|opened| (name, opened, describe(opened))))
-        .collect();
-    let cameras: Vec<_> = described
-        .iter()
-        .map(|(name, opened, (device, stamps))| CameraHeader {
-            name,
-            layout: opened.layout,
+        .zip(&described)
+        .map(|(line, (layout, device, stamps))| CameraHeader {
+            name: &line.plan.name,
+            layout: *layout,
             device,
             stamp_source: stamps,
         })
@@ -190,9 +189,11 @@ fn create(plan: &RecordingPlan, plane: &DataPlane) -> Result<SessionWriter, Sess
     )
 }
 
-/// A camera in words: what it is, and what its stamps mean.
-fn describe(opened: &crate::plane::OpenedCamera) -> (String, String) {
-    let info = &opened.info;
+/// A camera's layout, and in words what it is and what its stamps mean.
+fn describe(opened: Option<&OpenedCamera>) -> (PictureLayout, String, String) {
+    let Some(OpenedCamera { layout, info }) = opened else {
+        return (PictureLayout::packed(0, 0, PixelFormat::Grey), "never opened".to_owned(), String::new());
+    };
     let device = format!("{} {} ({}), {} fps", info.driver, info.name, info.id, info.fps);
     let meaning = match info.stamps {
         StampSource::DriverExposureStart => "driver, CLOCK_MONOTONIC, start of exposure",
@@ -201,7 +202,7 @@ fn describe(opened: &crate::plane::OpenedCamera) -> (String, String) {
         StampSource::Receipt => "receipt by this program",
     };
     let stamps = format!("{meaning}, steps of {} ns", info.stamp_resolution.as_nanos());
-    (device, stamps)
+    (*layout, device, stamps)
 }
 
 impl Actor for RecorderActor {

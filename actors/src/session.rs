@@ -383,7 +383,7 @@ impl SessionActor {
     }
 
     fn publish(&mut self, ctx: &mut Context<Self>, event: Event) {
-        info!(source = event.source, kind = event.kind.name(), detail = %event.detail, "event");
+        info!(source = event.source, detail = %event.detail, "{}", event.kind.name());
         if let Some(recorder) = self.cast.as_ref().and_then(|cast| cast.recorder.get()) {
             tell::<Self, _>(ctx, &recorder.recipient(), event);
         }
@@ -625,7 +625,7 @@ impl SessionHandle {
     /// See [`StartError`].
     pub fn start(plan: SessionPlan, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let dir = plan.ring_dir.clone();
-        for stale in youquanti_frames::remove_stale(&dir, &format!("{}.", plan.name))
+        for stale in youquanti_frames::remove_stale(&dir, "")
             .map_err(|source| StartError::Rings { dir, source })?
         {
             info!(segment = %stale.display(), "removed the frame ring of a run that was killed");

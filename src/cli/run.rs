@@ -99,9 +99,13 @@ pub(crate) fn execute(args: &Args) -> Exit {
 fn start_log(config: &Config) {
     let filter = EnvFilter::try_from_env("YOUQUANTI_LOG")
         .unwrap_or_else(|_| EnvFilter::new(format!("{},ort=warn", config.log.level.name())));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| ClearedLine(std::io::stderr()));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_writer(|| ClearedLine(std::io::stderr()));
     let started = match config.log.format {
-        LogFormat::Text => log.with_target(false).try_init(),
+        LogFormat::Text => log.compact().try_init(),
         LogFormat::Json => log.json().try_init(),
     };
     if let Err(error) = started {

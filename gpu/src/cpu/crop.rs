@@ -1,8 +1,8 @@
 //! From RGB pixels to a network's input: one bilinear sampler behind every crop, letterbox and resize.
 //!
 //! Output is planar f32, channel by channel. Output pixel (u, v) shows the picture at `map(u, v)`.
-//! Samples are rounded to whole numbers, as bytes would be: the landmark network notices. Positions
-//! are exact to 2⁻²⁰ pixels, where OpenCV's `warpAffine` rounds to 1/32 pixel: it does not notice that.
+//! Samples are taken at 1/64 of a pixel and rounded to whole numbers, as bytes would be, because MediaPipe's
+//! are (OpenCV's `warpAffine`, 1/32 of a pixel) and the landmark network notices.
 
 use youquanti_models::PictureLayout;
 use youquanti_models::geometry::Affine2;
@@ -96,7 +96,7 @@ fn fill(
     map: &Affine2,
     input: &Input,
     out: &mut [f32],
-    at: impl Fn(i64, i64) -> [f32; 4],
+    at: impl Fn(i64, i64) -> [f32; 3],
 ) {
     let plane = input.width * input.height;
     let (first, rest) = out[..3 * plane].split_at_mut(plane);
@@ -108,6 +108,8 @@ fn fill(
         .zip(second.chunks_exact_mut(input.width))
         .zip(third.chunks_exact_mut(input.width));
     let [[dx_u, dx_v, x0], [dy_u, dy_v, y0]] = map.m.map(|row| row.map(fixed));
+    // So that cutting a position to 1/64 pixel rounds it.
+    let (x0, y0) = (x0 + ONE / 128, y0 + ONE / 128);
     let [columns, content_rows] = input.content;
     for (v, ((first, second), third)) in rows.enumerate() {
         let shown = if v < content_rows { columns } else { 0 };
@@ -117,7 +119,7 @@ fn fill(
         let mut x = x0 + dx_v * v as i64;
         let mut y = y0 + dy_v * v as i64;
         for ((first, second), third) in first[..shown].iter_mut().zip(second).zip(third) {
-            let [a, b, c, _] = at(x, y).map(|value| value * input.scale + input.offset);
+            let [a, b, c] = at(x, y).map(|value| value * input.scale + input.offset);
             (*first, *second, *third) = (a, b, c);
             x += dx_u;
             y += dy_u;
@@ -158,8 +160,8 @@ impl<'a> Averaged<'a> {
     }
 
     #[inline(always)]
-    fn at(&self, x: i64, y: i64) -> [f32; 4] {
-        let mut sum = [0.0; 4];
+    fn at(&self, x: i64, y: i64) -> [f32; 3] {
+        let mut sum = [0.0; 3];
         let (x, y) = (x + self.start[0], y + self.start[1]);
         for row in 0..self.samples as i64 {
             for column in 0..self.samples as i64 {
@@ -177,6 +179,10 @@ impl<'a> Averaged<'a> {
 }
 
 /// Reads four pixels and mixes them.
+///
+/// The three channels of a pixel are mixed at once, 21 bits apart in a `u64`: 8 bits of colour times 12 bits of
+/// weight leave room for the sum.
+#[derive(Clone, Copy)]
 struct Taps<'a> {
     view: RgbView<'a>,
     /// Where the four pixels can be read as they are: columns and rows of the view.
@@ -187,11 +193,18 @@ struct Taps<'a> {
     border: Border,
 }
 
+/// Bits between the channels of a packed pixel.
+const LANE: u32 = 21;
+/// Bits of a weight along one axis.
+const WEIGHT_BITS: u32 = 6;
+/// A half in each channel of a mixed pixel.
+const HALVES: u64 = (1 << (2 * WEIGHT_BITS - 1)) * (1 | 1 << LANE | 1 << (2 * LANE));
+
 impl<'a> Taps<'a> {
     fn new(view: &RgbView<'a>, layout: &PictureLayout, border: Border) -> Self {
         Self {
             view: *view,
-            // The reads below take four bytes for a pixel, so the last column of pairs is left out.
+            // The reads below take eight bytes for two pixels, so the last columns are left out.
             inner_width: view.part.width.saturating_sub(2) as u64,
             inner_height: view.part.height.saturating_sub(1) as u64,
             picture_width: i64::from(layout.width),
@@ -200,62 +213,60 @@ impl<'a> Taps<'a> {
         }
     }
 
-    /// The pixel at a position in units of 2⁻²⁰ pixels; the fourth value means nothing.
+    /// The colour at a position in units of 2⁻²⁰ pixels, each channel rounded to a whole number.
     #[inline(always)]
-    fn at(&self, x: i64, y: i64) -> [f32; 4] {
-        let (column, row) = (
-            (x >> FRACTION_BITS) - self.view.part.x0 as i64,
-            (y >> FRACTION_BITS) - self.view.part.y0 as i64,
-        );
-        let right = ((x & (ONE - 1)) as i32) as f32 * (1.0 / ONE as f32);
-        let down = ((y & (ONE - 1)) as i32) as f32 * (1.0 / ONE as f32);
+    fn at(&self, x: i64, y: i64) -> [f32; 3] {
+        let (column, row) = (x >> FRACTION_BITS, y >> FRACTION_BITS);
+        let weight = |position: i64| ((position & (ONE - 1)) >> (FRACTION_BITS - WEIGHT_BITS)) as u64;
+        let (right, down) = (weight(x), weight(y));
+        let (left, up) = ((1 << WEIGHT_BITS) - right, (1 << WEIGHT_BITS) - down);
+        let (in_view, row_in_view) = (column - self.view.part.x0 as i64, row - self.view.part.y0 as i64);
         // Negative ones are beyond any width, too.
-        let (top, bottom) = if (column as u64) < self.inner_width && (row as u64) < self.inner_height {
-            let at = row as usize * self.view.stride + column as usize * 3;
-            (self.pair(at), self.pair(at + self.view.stride))
+        let inside = (in_view as u64) < self.inner_width && (row_in_view as u64) < self.inner_height;
+        let [top, bottom] = if inside {
+            let at = row_in_view as usize * self.view.stride + in_view as usize * 3;
+            [self.pair(at), self.pair(at + self.view.stride)]
         } else {
-            self.border_pairs(x >> FRACTION_BITS, y >> FRACTION_BITS)
+            [self.border_pair(column, row), self.border_pair(column, row + 1)]
         };
-        let top = mix(top.0, top.1, right);
-        let bottom = mix(bottom.0, bottom.1, right);
-        // Adding and taking away 1.5 * 2^23 leaves a whole number.
-        mix(top, bottom, down).map(|value| (value + 12_582_912.0) - 12_582_912.0)
+        let mixed = top[0] * (left * up)
+            + top[1] * (right * up)
+            + bottom[0] * (left * down)
+            + bottom[1] * (right * down);
+        let mixed = mixed + HALVES;
+        let channel = |lane: u32| ((mixed >> (lane * LANE + 2 * WEIGHT_BITS)) as u8) as f32;
+        [channel(0), channel(1), channel(2)]
     }
 
+    /// Two pixels side by side.
     #[inline(always)]
-    fn pair(&self, at: usize) -> ([f32; 4], [f32; 4]) {
-        let bytes: &[u8] = &self.view.bytes[at..at + 7];
-        let left = [bytes[0], bytes[1], bytes[2], bytes[3]];
-        let right = [bytes[3], bytes[4], bytes[5], bytes[6]];
-        (left.map(f32::from), right.map(f32::from))
+    fn pair(&self, at: usize) -> [u64; 2] {
+        let bytes = self.view.bytes[at..].first_chunk::<7>().map_or([0; 7], |bytes| *bytes);
+        let [r0, g0, b0, r1, g1, b1, _] = bytes;
+        let both = u64::from_le_bytes([r0, g0, b0, r1, g1, b1, 0, 0]);
+        [pack(both), pack(both >> 24)]
     }
 
     #[cold]
     #[inline(never)]
-    fn border_pairs(&self, column: i64, row: i64) -> (([f32; 4], [f32; 4]), ([f32; 4], [f32; 4])) {
-        let pixel = |column: i64, row: i64| {
-            let (inside_column, inside_row) =
-                (column.clamp(0, self.picture_width - 1), row.clamp(0, self.picture_height - 1));
-            if self.border == Border::Black && (inside_column, inside_row) != (column, row) {
-                return [0.0; 4];
-            }
-            let part = &self.view.part;
-            let (column, row) = (inside_column as usize - part.x0, inside_row as usize - part.y0);
-            let at = row * self.view.stride + column * 3;
-            let bytes = &self.view.bytes[at..at + 3];
-            [f32::from(bytes[0]), f32::from(bytes[1]), f32::from(bytes[2]), 0.0]
-        };
-        let pair = |row: i64| (pixel(column, row), pixel(column + 1, row));
-        (pair(row), pair(row + 1))
+    fn border_pair(&self, column: i64, row: i64) -> [u64; 2] {
+        [self.border_pixel(column, row), self.border_pixel(column + 1, row)]
+    }
+
+    fn border_pixel(&self, column: i64, row: i64) -> u64 {
+        let inside = (column.clamp(0, self.picture_width - 1), row.clamp(0, self.picture_height - 1));
+        if self.border == Border::Black && inside != (column, row) {
+            return 0;
+        }
+        let part = &self.view.part;
+        let at = (inside.1 as usize - part.y0) * self.view.stride + (inside.0 as usize - part.x0) * 3;
+        let [r, g, b] = self.view.bytes[at..].first_chunk().map_or([0; 3], |bytes| *bytes);
+        pack(u64::from_le_bytes([r, g, b, 0, 0, 0, 0, 0]))
     }
 }
 
+/// The three lowest bytes, [`LANE`] bits apart.
 #[inline(always)]
-fn mix(from: [f32; 4], to: [f32; 4], weight: f32) -> [f32; 4] {
-    [
-        from[0] + (to[0] - from[0]) * weight,
-        from[1] + (to[1] - from[1]) * weight,
-        from[2] + (to[2] - from[2]) * weight,
-        from[3] + (to[3] - from[3]) * weight,
-    ]
+fn pack(pixel: u64) -> u64 {
+    (pixel & 0xff) | (pixel & 0xff00) << (LANE - 8) | (pixel & 0xff_0000) << (2 * (LANE - 8))
 }
