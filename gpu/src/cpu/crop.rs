@@ -51,11 +51,14 @@ pub struct Input {
 
 /// Samples a side that see every pixel of a picture shrunk by this factor: a bilinear sample sees two.
 pub fn samples_for(factor: f32) -> usize {
-    ((factor / 2.0).round() as usize).max(1)
+    ((factor / 2.0).round() as usize).clamp(1, 64)
 }
 
 const FRACTION_BITS: u32 = 20;
 const ONE: i64 = 1 << FRACTION_BITS;
+
+/// Output pixels that are sampled in one go.
+const RUN: usize = 64;
 
 /// The part of the picture that an output looks at.
 pub fn part_seen(map: &Affine2, input: &Input, layout: &PictureLayout) -> Part {
@@ -91,13 +94,7 @@ pub fn sample(view: &RgbView<'_>, layout: &PictureLayout, map: &Affine2, input: 
 
 /// Writes every pixel of the output with the colour that `at` gives for its place in the picture.
 #[inline(always)]
-fn fill(
-    view: &RgbView<'_>,
-    map: &Affine2,
-    input: &Input,
-    out: &mut [f32],
-    at: impl Fn(i64, i64) -> [f32; 3],
-) {
+fn fill(view: &RgbView<'_>, map: &Affine2, input: &Input, out: &mut [f32], at: impl Fn(i64, i64) -> u64) {
     let plane = input.width * input.height;
     let (first, rest) = out[..3 * plane].split_at_mut(plane);
     let (second, third) = rest.split_at_mut(plane);
@@ -111,6 +108,7 @@ fn fill(
     // So that cutting a position to 1/64 pixel rounds it.
     let (x0, y0) = (x0 + ONE / 128, y0 + ONE / 128);
     let [columns, content_rows] = input.content;
+    let scale = input.scale / (input.samples * input.samples) as f32;
     for (v, ((first, second), third)) in rows.enumerate() {
         let shown = if v < content_rows { columns } else { 0 };
         for row in [&mut first[shown..], &mut second[shown..], &mut third[shown..]] {
@@ -118,11 +116,24 @@ fn fill(
         }
         let mut x = x0 + dx_v * v as i64;
         let mut y = y0 + dy_v * v as i64;
-        for ((first, second), third) in first[..shown].iter_mut().zip(second).zip(third) {
-            let [a, b, c] = at(x, y).map(|value| value * input.scale + input.offset);
-            (*first, *second, *third) = (a, b, c);
-            x += dx_u;
-            y += dy_u;
+        // By runs of pixels, so that the compiler can turn a whole run into numbers at once.
+        let mut run = [0; RUN];
+        let runs = first[..shown]
+            .chunks_mut(RUN)
+            .zip(second[..shown].chunks_mut(RUN))
+            .zip(third[..shown].chunks_mut(RUN));
+        for ((first, second), third) in runs {
+            for packed in &mut run[..first.len()] {
+                *packed = at(x, y);
+                x += dx_u;
+                y += dy_u;
+            }
+            for (lane, plane) in [first, second, third].into_iter().enumerate() {
+                for (to, packed) in plane.iter_mut().zip(&run) {
+                    let value = (packed >> (lane as u32 * LANE)) as u32 & LANE_MASK;
+                    *to = value as f32 * scale + input.offset;
+                }
+            }
         }
     }
 }
@@ -132,7 +143,7 @@ fn fixed(value: f32) -> i64 {
     (f64::from(value) * ONE as f64) as i64
 }
 
-/// The mean of several samples spread evenly over an output pixel.
+/// The sum of several samples spread evenly over an output pixel.
 struct Averaged<'a> {
     taps: Taps<'a>,
     samples: usize,
@@ -141,7 +152,6 @@ struct Averaged<'a> {
     /// From sample to sample along a row, and from row to row.
     step_u: [i64; 2],
     step_v: [i64; 2],
-    weight: f32,
 }
 
 impl<'a> Averaged<'a> {
@@ -155,26 +165,23 @@ impl<'a> Averaged<'a> {
             start: [fixed((dx_u + dx_v) * first), fixed((dy_u + dy_v) * first)],
             step_u: [fixed(dx_u / n), fixed(dy_u / n)],
             step_v: [fixed(dx_v / n), fixed(dy_v / n)],
-            weight: 1.0 / (n * n),
         }
     }
 
+    /// The sum of the samples, packed; there are fewer than 2¹³.
     #[inline(always)]
-    fn at(&self, x: i64, y: i64) -> [f32; 3] {
-        let mut sum = [0.0; 3];
+    fn at(&self, x: i64, y: i64) -> u64 {
+        let mut sum = 0;
         let (x, y) = (x + self.start[0], y + self.start[1]);
         for row in 0..self.samples as i64 {
             for column in 0..self.samples as i64 {
-                let sample = self.taps.at(
+                sum += self.taps.at(
                     x + column * self.step_u[0] + row * self.step_v[0],
                     y + column * self.step_u[1] + row * self.step_v[1],
                 );
-                for (sum, value) in sum.iter_mut().zip(sample) {
-                    *sum += value;
-                }
             }
         }
-        sum.map(|value| value * self.weight)
+        sum
     }
 }
 
@@ -195,6 +202,9 @@ struct Taps<'a> {
 
 /// Bits between the channels of a packed pixel.
 const LANE: u32 = 21;
+const LANE_MASK: u32 = (1 << LANE) - 1;
+/// The lowest byte of each channel.
+const BYTES: u64 = 0xff | 0xff << LANE | 0xff << (2 * LANE);
 /// Bits of a weight along one axis.
 const WEIGHT_BITS: u32 = 6;
 /// A half in each channel of a mixed pixel.
@@ -213,9 +223,9 @@ impl<'a> Taps<'a> {
         }
     }
 
-    /// The colour at a position in units of 2⁻²⁰ pixels, each channel rounded to a whole number.
+    /// The colour at a position in units of 2⁻²⁰ pixels, packed, each channel rounded to a whole number.
     #[inline(always)]
-    fn at(&self, x: i64, y: i64) -> [f32; 3] {
+    fn at(&self, x: i64, y: i64) -> u64 {
         let (column, row) = (x >> FRACTION_BITS, y >> FRACTION_BITS);
         let weight = |position: i64| ((position & (ONE - 1)) >> (FRACTION_BITS - WEIGHT_BITS)) as u64;
         let (right, down) = (weight(x), weight(y));
@@ -233,17 +243,13 @@ impl<'a> Taps<'a> {
             + top[1] * (right * up)
             + bottom[0] * (left * down)
             + bottom[1] * (right * down);
-        let mixed = mixed + HALVES;
-        let channel = |lane: u32| ((mixed >> (lane * LANE + 2 * WEIGHT_BITS)) as u8) as f32;
-        [channel(0), channel(1), channel(2)]
+        (mixed + HALVES) >> (2 * WEIGHT_BITS) & BYTES
     }
 
     /// Two pixels side by side.
     #[inline(always)]
     fn pair(&self, at: usize) -> [u64; 2] {
-        let bytes = self.view.bytes[at..].first_chunk::<7>().map_or([0; 7], |bytes| *bytes);
-        let [r0, g0, b0, r1, g1, b1, _] = bytes;
-        let both = u64::from_le_bytes([r0, g0, b0, r1, g1, b1, 0, 0]);
+        let both = self.view.bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         [pack(both), pack(both >> 24)]
     }
 
