@@ -24,7 +24,7 @@ build: setup ## build the program
 run: build ## run the built-in demo for 20 s
 	target/release/youquanti run
 
-test: setup-test unit loom ## all tests
+test: setup-test unit loom python-test ## all tests
 
 unit:
 ifeq ($(NEXTEST),yes)
@@ -35,6 +35,9 @@ endif
 
 loom: ## the lock-free code under the loom model checker
 	RUSTFLAGS="--cfg loom" cargo test $(CARGO_FLAGS) -p youquanti-frames --lib --target-dir target/loom loom_
+
+python-test: setup-test build ## the Python package on sessions that the program records
+	.venv/bin/python -m pytest clients/python/tests
 
 doc-test: setup ## the examples in the documentation
 	cargo test $(CARGO_FLAGS) --workspace --doc

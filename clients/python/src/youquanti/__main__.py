@@ -1,0 +1,68 @@
+"""Prints a short summary of a session file: `python -m youquanti session.h5`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+
+from .session import Camera, Session, SessionError, load
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 if the file cannot be read."""
+    parser = argparse.ArgumentParser(prog="python -m youquanti", description=__doc__)
+    parser.add_argument("session", help="a session file, closed or still being written")
+    path = parser.parse_args(arguments).session
+    try:
+        with load(path) as session:
+            print("\n".join(summary(session)))
+    except (OSError, SessionError) as error:
+        print(f"youquanti: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def summary(session: Session) -> list[str]:
+    """The lines of the summary."""
+    return [
+        f'session "{session.name}" ({session.session_id})',
+        f"  {session.utc_start:%Y-%m-%d %H:%M:%S} UTC, {session.duration:.1f} s, {_state(session)}",
+        f"  {session.software}, {session.backend} on {session.backend_device}",
+        *(_camera_line(camera) for camera in session.cameras.values()),
+        *(_participant_line(session, number, name) for number, name in session.participant_names.items()),
+        f"  {len(session.events)} events, {len(session.markers)} markers, {len(session.gaps)} gaps",
+        *(
+            f"  lost: {row['count']} frames of {row['camera']} for {row['consumer']}: {row['item']}"
+            for row in session.ledger
+            if row["count"] and row["item"] not in ("captured", "delivered")
+        ),
+    ]
+
+
+def _state(session: Session) -> str:
+    if session.stop is None:
+        return "still running, or its program was killed"
+    verdict = session.stop["data"]
+    return f"ended {verdict['state']}" if isinstance(verdict, dict) and "state" in verdict else "ended"
+
+
+def _camera_line(camera: Camera) -> str:
+    times = camera.frames["time"]
+    rate = f"{(len(times) - 1) / np.ptp(times):.1f} fps" if len(times) > 1 and np.ptp(times) > 0 else "no rate"
+    size = f"{camera.width}x{camera.height} {camera.pixel_format}"
+    return f"  camera {camera.name}: {size}, {len(times)} frames, {rate}, {len(camera.faces)} faces"
+
+
+def _participant_line(session: Session, number: int, name: str) -> str:
+    seen = {
+        camera.name: int(np.count_nonzero(camera.faces["participant"] == number))
+        for camera in session.cameras.values()
+    }
+    places = ", ".join(f"{count} in {camera}" for camera, count in seen.items() if count)
+    return f"  P{number} {name}: faces {places or 'none'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

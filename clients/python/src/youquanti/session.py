@@ -1,0 +1,456 @@
+"""The session file as Python objects: what was committed to it, and never a row more.
+
+Owns the rule that a table ends where the newest row of `/committed` says. Never changes a file, and reads
+large tables only where they are asked for.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+FORMAT = "youquanti-session"
+VERSION = 1
+
+#: In `latency_us`: the stage did not run on this frame.
+NOT_RUN = 0xFFFF_FFFF
+
+#: One row of a table: column name to value.
+Row = dict[str, Any]
+
+
+class SessionError(Exception):
+    """The file is not a session file, is of another version, or is damaged."""
+
+
+class FrameFlags(enum.IntFlag):
+    """Bits of the column `flags` of `Camera.frames`."""
+
+    #: The source's stamp was not monotonic: `captured_at_ns` is the time of receipt instead.
+    STAMP_REPLACED = 1 << 0
+    #: The source gives no stamps: `captured_at_ns` is the time of receipt.
+    STAMP_IS_RECEIPT = 1 << 1
+    #: The stamp is the start of the exposure; without it, the end of the frame.
+    STAMP_IS_EXPOSURE_START = 1 << 2
+    #: The driver marked the picture as damaged; no face was looked for.
+    DAMAGED = 1 << 3
+    #: No memory was free for the picture; no face was looked for.
+    NO_SLOT = 1 << 4
+
+
+class Rows:
+    """The committed rows of a large table, read from the file when indexed.
+
+    Takes the indices of a NumPy array: `rows[7]`, `rows[10:20]`, `rows[mask]`, `rows[numbers]`, `rows[:, 3]`.
+    `rows[:]` and `np.asarray(rows)` read everything.
+    """
+
+    #: Rows that are read at once when single ones are asked for: whole chunks of the file.
+    _BLOCK = 1024
+
+    def __init__(self, dataset: h5py.Dataset, count: int) -> None:
+        self._dataset = dataset
+        #: Rows first: (n, ...).
+        self.shape: tuple[int, ...] = (count, *dataset.shape[1:])
+        #: Type of an element.
+        self.dtype: np.dtype[Any] = dataset.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions, the rows included."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        if isinstance(first, slice):
+            # HDF5 has no negative steps, so those are turned around in memory.
+            start, stop, step = first.indices(len(self))
+            if step > 0:
+                block = self._dataset[start : max(start, stop) : step]
+            else:
+                block = self[np.arange(start, stop, step)]
+            return block[(slice(None), *rest)]
+        if first is Ellipsis:
+            return self[:][key]
+        # The row numbers stand in for the rows: NumPy judges and resolves any other index.
+        numbers = np.arange(len(self))[first]
+        if numbers.ndim == 0:
+            return self._dataset[int(numbers)][tuple(rest)]
+        places = np.arange(numbers.size).reshape(numbers.shape)
+        return self._gather(numbers.ravel())[(places, *rest)]
+
+    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("rows of a file cannot become an array without a copy")
+        return np.asarray(self[:], dtype=dtype)
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), self._BLOCK):
+            yield from self[start : start + self._BLOCK]
+
+    def __repr__(self) -> str:
+        return f"<Rows of {self._dataset.name}: shape {self.shape}, {self.dtype}>"
+
+    def _gather(self, numbers: NDArray[np.intp]) -> NDArray[Any]:
+        """Rows by their numbers, in any order; reads each block that has one of them once."""
+        out = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        blocks = numbers // self._BLOCK
+        for block in np.unique(blocks):
+            start = int(block) * self._BLOCK
+            inside = blocks == block
+            out[inside] = self._dataset[start : min(start + self._BLOCK, len(self))][numbers[inside] - start]
+        return out
+
+
+class Camera:
+    """One camera of a session. Row i of `faces`, `landmarks`, `blendshapes` and `head_pose` belongs together."""
+
+    def __init__(self, name: str, group: h5py.Group, session: Session) -> None:
+        self._group = group
+        self._session = session
+        #: Its name in the configuration.
+        self.name = name
+        #: Its place in the configuration, from 0.
+        self.index = int(group.attrs["index"])
+        #: Width of the picture, pixels.
+        self.width = int(group.attrs["width"])
+        #: Height of the picture, pixels.
+        self.height = int(group.attrs["height"])
+        #: Name of the pixel format, e.g. "MJPG".
+        self.pixel_format = _text(group.attrs["pixel_format"])
+        #: Driver, model, serial number, address.
+        self.device = _text(group.attrs["device"])
+        #: Whose clock the stamps are of, and which instant they name.
+        self.stamp_source = _text(group.attrs["stamp_source"])
+
+    @cached_property
+    def frames(self) -> NDArray[Any]:
+        """All captured frames, structured [n].
+
+        time            f8  s since the session's start, of `captured_at_ns`
+        seq             u8  counts captured frames of this camera from 0
+        driver_seq      u4  the driver's own counter; a jump is a frame that the driver lost
+        flags           u4  see `FrameFlags`
+        captured_at_ns  u8  the source's stamp
+        received_at_ns  u8  when the frame reached the recording program
+        video_index     i8  index of the frame in the video beside the file, -1 without
+        """
+        return self._session._timed(self._path("frames"), "captured_at_ns")
+
+    @cached_property
+    def results(self) -> NDArray[Any]:
+        """All frames that were analysed, also those without a face, structured [n].
+
+        A frame without a row here was dropped before it was analysed; `Session.ledger` says why.
+
+        time            f8  s since the session's start, of `captured_at_ns`
+        frame_seq       u8  `seq` of the frame
+        captured_at_ns  u8  the frame's stamp
+        faces           u4  faces found: so many rows of `Camera.faces` belong to the frame
+        over_limit      u2  faces seen beyond the configured maximum, which have no rows
+        detector_ran    u2  1 if the detector ran on the frame, 0 if faces come from tracks alone
+        """
+        return self._session._timed(self._path("results"), "captured_at_ns")
+
+    @cached_property
+    def faces(self) -> NDArray[Any]:
+        """One row for each face of each frame, structured [n], in the order of the frames.
+
+        time            f8     s since the session's start, of `captured_at_ns`
+        frame_seq       u8     `seq` of the frame
+        captured_at_ns  u8     the frame's stamp
+        track           u4     unique in the session, over all cameras
+        participant     u4     1 is "P1"; 0: no participant is known
+        score           f4     of the detector, 0 to 1
+        bbox            f4[4]  x0, y0, x1, y1, pixels of the camera picture
+        presence        f4     confidence of the landmark network, 0 to 1
+        latency_us      u4[6]  from the stamp until the stages in `latency_stages` were done; `NOT_RUN`
+        """
+        return self._session._timed(self._path("faces"), "captured_at_ns")
+
+    @property
+    def landmarks(self) -> Rows:
+        """[n, 478, 3] f4: x right, y down, pixels of the camera picture; z in the same unit, negative is nearer."""
+        return self._rows("landmarks")
+
+    @property
+    def blendshapes(self) -> Rows:
+        """[n, 52] f4: 0 to 1, columns as in `blendshape_names`."""
+        return self._rows("blendshapes")
+
+    @property
+    def head_pose(self) -> Rows:
+        """[n, 4, 4] f4: from the canonical face to the camera, metres, right-handed, y up, looking along -z."""
+        return self._rows("head_pose")
+
+    @cached_property
+    def blendshape_names(self) -> tuple[str, ...]:
+        """Names of the 52 columns of `blendshapes`, "_neutral" first."""
+        return tuple(_text(name) for name in self._group["blendshapes"].attrs["names"])
+
+    @cached_property
+    def latency_stages(self) -> tuple[str, ...]:
+        """Names of the 6 columns of `latency_us`."""
+        return tuple(_text(name) for name in self._group["faces"].attrs["latency_stages"])
+
+    def __repr__(self) -> str:
+        size = f"{self.width}x{self.height} {self.pixel_format}"
+        return f"<Camera {self.name!r}: {size}, {len(self.frames)} frames, {len(self.faces)} faces>"
+
+    def _path(self, table: str) -> str:
+        return f"/cameras/{self.name}/{table}"
+
+    def _rows(self, table: str) -> Rows:
+        return self._session._rows(self._path(table), ruler=self._path("faces"))
+
+
+class Session:
+    """A session file, as it was committed when it was opened; made by `load`.
+
+    The file stays open until `close`, or to the end of a `with` block.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
+        #: The file is being written, or its writer was killed.
+        self.swmr: bool = file.swmr_mode
+        # First of all: what is read later is at least as long.
+        self._committed = _read_committed(file)
+        attributes = file.attrs
+        #: Path of the file.
+        self.path: str = file.filename
+        #: When the newest rows were committed.
+        self.committed_at_ns = self._committed.pop("time_ns")
+        #: Unique for each session.
+        self.session_id = _text(attributes["session_id"])
+        #: What people call the session.
+        self.name = _text(attributes["name"])
+        #: Start of the session on the session's clock.
+        self.clock_start_ns = int(attributes["clock_start"])
+        #: The same instant in calendar time, nanoseconds since 1970.
+        self.utc_start_ns = int(attributes["utc_start"])
+        #: Program and version that wrote the file.
+        self.software = _text(attributes["software"])
+        #: The whole configuration, TOML.
+        self.config = _text(attributes["config"])
+        #: "cpu", "cuda" or "tensorrt".
+        self.backend = _text(attributes["backend"])
+        #: What the back end ran on.
+        self.backend_device = _text(attributes["backend_device"])
+        #: The runtime of the networks and its version.
+        self.backend_runtime = _text(attributes["backend_runtime"])
+        #: Why this back end was chosen.
+        self.backend_reason = _text(attributes["backend_reason"])
+        #: Networks: id to SHA-256.
+        self.models = {_text(entry["id"]): _text(entry["sha256"]) for entry in attributes["models"]}
+        cameras = [Camera(name, group, self) for name, group in file["cameras"].items()]
+        #: Cameras by name, in the order of the configuration.
+        self.cameras: Mapping[str, Camera] = {
+            camera.name: camera for camera in sorted(cameras, key=lambda camera: camera.index)
+        }
+
+    @property
+    def utc_start(self) -> datetime:
+        """Start of the session in calendar time (UTC), to the microsecond."""
+        return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=self.utc_start_ns // 1000)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the start to the newest commit."""
+        return self.seconds(self.committed_at_ns)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the session ended as meant; otherwise it still runs, or its program was killed."""
+        return self.stop is not None
+
+    def seconds(self, time_ns: Any) -> Any:
+        """Seconds since the session's start, of one time or an array of times of the session's clock."""
+        elapsed = np.asarray(time_ns).astype(np.int64) - np.int64(self.clock_start_ns)
+        seconds = elapsed / 1e9
+        return seconds if elapsed.ndim else float(seconds)
+
+    @cached_property
+    def participants(self) -> list[Row]:
+        """Who is which track: from `time` on, `track` of `camera` is participant `id`.
+
+        time, time_ns, id (1 is "P1"), track, name, role, camera, why
+        """
+        return self._table("/participants")
+
+    @cached_property
+    def participant_names(self) -> dict[int, str]:
+        """Newest name of each participant, by id."""
+        return {row["id"]: row["name"] for row in self.participants}
+
+    @cached_property
+    def events(self) -> list[Row]:
+        """What happened to the session itself: time, time_ns, source, kind, data (parsed JSON)."""
+        return self._table("/events")
+
+    @cached_property
+    def markers(self) -> list[Row]:
+        """What happened in the experiment: time, time_ns, source, kind, data (parsed JSON)."""
+        return self._table("/markers")
+
+    @cached_property
+    def gaps(self) -> list[Row]:
+        """Spans without a source, in the order of their ends: time, end, time_ns, end_ns, source, cause, data.
+
+        A gap is written when it ends: one that lasted to the session's end is not among them.
+        """
+        return [row | {"end": self.seconds(row["end_ns"])} for row in self._table("/gaps")]
+
+    @cached_property
+    def ledger(self) -> list[Row]:
+        """Newest count of each camera, consumer and item: time, time_ns, count, camera, consumer, item.
+
+        Items: "captured", "delivered", "driver_lost", and "dropped:" with a reason. At the end of a session
+        captured = delivered + all dropped, for every camera and consumer.
+        """
+        newest = {(row["camera"], row["consumer"], row["item"]): row for row in self._table("/ledger")}
+        return list(newest.values())
+
+    @cached_property
+    def quality(self) -> list[Row]:
+        """Measures over time: time, time_ns, value, source, item."""
+        return self._table("/quality")
+
+    @cached_property
+    def clock(self) -> NDArray[Any]:
+        """The same instants on both clocks, structured [n]: time (s), time_ns, utc_ns (since 1970)."""
+        return self._timed("/clock", "time_ns")
+
+    @cached_property
+    def stop(self) -> Row | None:
+        """How the session ended: time, time_ns, utc_ns, data (the verdict); None if it did not end as meant."""
+        rows = self._table("/stop")
+        return rows[-1] if rows else None
+
+    def close(self) -> None:
+        """Closes the file. What was read stays; rows that were not read cannot be read any more."""
+        self._file.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Session {self.name!r}: {len(self.cameras)} cameras, {self.duration:.1f} s, {self.path}>"
+
+    def _rows(self, path: str, ruler: str | None = None) -> Rows:
+        """The committed rows of a table, whose length is that of the table `ruler`."""
+        dataset = self._file[path]
+        if self.swmr:
+            dataset.refresh()
+        count = self._committed[ruler or path]
+        if len(dataset) < count:
+            raise SessionError(f"{self.path} is damaged: {path} has {len(dataset)} rows, {count} were committed")
+        return Rows(dataset, count)
+
+    def _timed(self, path: str, column: str) -> NDArray[Any]:
+        """A whole table, with a column `time` in front."""
+        rows = self._rows(path)[:]
+        out = np.empty(len(rows), [("time", "f8"), *rows.dtype.descr])
+        for name in rows.dtype.names:
+            out[name] = rows[name]
+        out["time"] = self.seconds(rows[column])
+        return out
+
+    def _table(self, path: str) -> list[Row]:
+        """A whole small table, with times in seconds, and with texts in place of what points at them."""
+        table = []
+        for values in self._rows(path)[:]:
+            row = {name: _plain(value) for name, value in zip(values.dtype.names, values, strict=True)}
+            if "text_offset" in row:
+                offset, length = row.pop("text_offset"), row.pop("text_length")
+                row["data"] = _parsed(self._text_blob[offset : offset + length].decode("utf-8", "replace"))
+            table.append({"time": self.seconds(row["time_ns"])} | row)
+        return table
+
+    @cached_property
+    def _text_blob(self) -> bytes:
+        blob: bytes = self._rows("/text")[:].tobytes()
+        return blob
+
+
+def load(path: str | os.PathLike[str]) -> Session:
+    """Opens a session file: one that was closed, is being written, or whose writer was killed.
+
+    Shows the rows that were committed at this moment; load again to see more of a session that still runs.
+
+    Raises `OSError` if the file cannot be read, `SessionError` if it is no session file.
+    """
+    path = os.fspath(path)
+    with open(path, "rb"):  # a missing or forbidden file is the system's error, and not HDF5's
+        pass
+    file = _open(path)
+    try:
+        form, version = file.attrs.get("format"), file.attrs.get("version")
+        if form is None or _text(form) != FORMAT:
+            raise SessionError(f"{path} is not a session file: attribute format is missing or not {FORMAT!r}")
+        if version != VERSION:
+            raise SessionError(f"{path} has version {version}, this package reads {VERSION}")
+        return Session(file)
+    except KeyError as error:
+        file.close()
+        raise SessionError(f"{path} is damaged: {error.args[0]}") from error
+    except BaseException:
+        file.close()
+        raise
+
+
+def _open(path: str) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as plain:
+        try:
+            return h5py.File(path, "r", swmr=True)
+        except OSError:
+            raise SessionError(f"{path} cannot be opened as an HDF5 file: {plain}") from plain
+
+
+def _read_committed(file: h5py.File) -> dict[str, int]:
+    """Rows of each table by its path, and the time of the commit as `time_ns`."""
+    committed = file["committed"]
+    if file.swmr_mode:
+        committed.refresh()
+    if len(committed) == 0:
+        raise SessionError(f"{file.filename} is not a session file: nothing was ever committed to it")
+    columns = [_text(column) for column in committed.attrs["columns"]]
+    return {column: int(count) for column, count in zip(columns, committed[-1], strict=True)}
+
+
+def _text(value: Any) -> str:
+    """A text of fixed width; h5py cuts the zero bytes at its end."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value of a row as Python's own type."""
+    return _text(value) if isinstance(value, bytes) else value.item()
+
+
+def _parsed(text: str) -> Any:
+    """JSON as Python objects, anything else as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
