@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-const BUCKETS: usize = 96;
+const BUCKETS: usize = 128;
 const BUCKETS_PER_DOUBLING: f64 = 6.0;
 
-/// A histogram of durations from 50 µs up, in steps of 12 %, for percentiles without allocation.
+/// A histogram of durations from 50 µs to two minutes, in steps of 12 %, for percentiles without allocation.
 #[derive(Debug)]
 pub struct LatencyHistogram {
     counts: [AtomicU64; BUCKETS],

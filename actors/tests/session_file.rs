@@ -218,9 +218,9 @@ fn an_inspection_adds_up() {
     assert!((right.longest_interval_ms - 100.0).abs() < 1e-3, "{}", right.longest_interval_ms);
     assert_eq!(
         right.frames_by_faces.iter().map(|(&k, &n)| (k, n)).collect::<Vec<_>>(),
-        [(0, 18), (1, 70), (2, 10)]
+        [(0, 20), (1, 70), (2, 10)]
     );
-    assert_eq!((right.tracks, right.participants.len()), (2, 1));
+    assert_eq!((right.analysed, right.tracks, right.participants.len()), (100, 2, 1));
     let detected = right.latency.iter().find(|entry| entry.stage == "detected").unwrap();
     assert_eq!((detected.frames, detected.p50_ms, detected.max_ms), (40, 6.0, 6.0));
     assert_eq!((left.frames, left.rate_hz, left.latency.len()), (0, 0.0, 0));

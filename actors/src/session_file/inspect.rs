@@ -93,7 +93,9 @@ pub struct CameraInspection {
     pub tracks: u64,
     /// Different participants, as numbers.
     pub participants: BTreeSet<u32>,
-    /// Number of faces → number of frames. Frames that the pipeline did not see count as having none.
+    /// Frames that the pipeline has a result for.
+    pub analysed: u64,
+    /// Number of faces → number of analysed frames.
     pub frames_by_faces: BTreeMap<u64, u64>,
     /// Over the frames with a face, in the order of the stages.
     pub latency: Vec<LatencyInspection>,
@@ -206,10 +208,12 @@ impl SessionReader {
             let end = self.face_count(id).min(start + BLOCK);
             self.faces(id, start..end)?.iter().for_each(|row| faces.add(row));
         }
-        faces.close_frame();
-        let with_faces: u64 = faces.frames_by_faces.values().sum();
-        if index.frames > with_faces {
-            faces.frames_by_faces.insert(0, index.frames - with_faces);
+        let mut frames_by_faces = BTreeMap::new();
+        for start in (0..self.result_count(id)).step_by(BLOCK as usize) {
+            let end = self.result_count(id).min(start + BLOCK);
+            for row in self.results(id, start..end)? {
+                *frames_by_faces.entry(u64::from(row.faces)).or_insert(0) += 1;
+            }
         }
         let span = index.last_ns.saturating_sub(index.first_ns);
         let stages = LATENCY_STAGES.into_iter().zip(faces.latency_us);
@@ -226,7 +230,8 @@ impl SessionReader {
             faces: self.face_count(id),
             tracks: faces.tracks.len() as u64,
             participants: faces.participants,
-            frames_by_faces: faces.frames_by_faces,
+            analysed: self.result_count(id),
+            frames_by_faces,
             latency: stages.filter_map(|(stage, micros)| latency(stage, micros)).collect(),
         })
     }
@@ -347,10 +352,9 @@ impl FrameIndex {
 /// What the rows of `faces` add up to. The faces of a frame are rows in succession.
 #[derive(Default)]
 struct FaceFigures {
-    frame: Option<(u64, u64)>,
+    frame: Option<u64>,
     tracks: BTreeSet<u32>,
     participants: BTreeSet<u32>,
-    frames_by_faces: BTreeMap<u64, u64>,
     latency_us: [Vec<u32>; LATENCY_STAGES.len()],
 }
 
@@ -360,23 +364,12 @@ impl FaceFigures {
         if row.participant != 0 {
             self.participants.insert(row.participant);
         }
-        match &mut self.frame {
-            Some((seq, faces)) if *seq == row.frame_seq => *faces += 1,
-            _ => {
-                self.close_frame();
-                self.frame = Some((row.frame_seq, 1));
-                for (stage, &micros) in self.latency_us.iter_mut().zip(&row.latency_us) {
-                    if micros != NOT_RUN {
-                        stage.push(micros);
-                    }
+        if self.frame.replace(row.frame_seq) != Some(row.frame_seq) {
+            for (stage, &micros) in self.latency_us.iter_mut().zip(&row.latency_us) {
+                if micros != NOT_RUN {
+                    stage.push(micros);
                 }
             }
-        }
-    }
-
-    fn close_frame(&mut self) {
-        if let Some((_, faces)) = self.frame.take() {
-            *self.frames_by_faces.entry(faces).or_insert(0) += 1;
         }
     }
 }
@@ -402,19 +395,8 @@ fn seconds(nanos: u64) -> f64 {
 
 /// Date and time of nanoseconds since 1970, UTC, to the second.
 fn utc_text(nanos: i64) -> String {
-    let (days, second) =
-        (nanos.div_euclid(86_400_000_000_000), nanos.div_euclid(1_000_000_000).rem_euclid(86_400));
-    // Years that begin in March, so that the leap day is the last; eras of 400 years.
-    let shifted = days + 719_468;
-    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year + year / 4 - year / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = era * 400 + year + i64::from(month <= 2);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day_of_month:02} {hour:02}:{minute:02}:{:02} UTC", second % 60)
+    let utc = jiff::Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    utc.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 impl fmt::Display for Inspection {
@@ -486,8 +468,8 @@ impl fmt::Display for CameraInspection {
         let by_faces = counts.join(", ");
         writeln!(
             f,
-            "  faces   {} in {} tracks; frames by number of faces {by_faces}",
-            self.faces, self.tracks
+            "  faces   {} in {} tracks; {} frames analysed, by number of faces {by_faces}",
+            self.faces, self.tracks, self.analysed
         )?;
         for stage in &self.latency {
             writeln!(

@@ -22,7 +22,7 @@ pub use inspect::{
     StopInspection,
 };
 pub use reader::{CameraFacts, HeaderFacts, Opened, SessionReader, TextEntry};
-pub use schema::{FORMAT, FaceRow, FrameRow, LATENCY_STAGES, NOT_RUN, VERSION, ledger_item};
+pub use schema::{FORMAT, FaceRow, FrameRow, LATENCY_STAGES, NOT_RUN, ResultRow, VERSION, ledger_item};
 pub use writer::{
     CameraHeader, Compression, FlushReport, Gap, Participant, SessionHeader, SessionOptions, SessionWriter,
     Summary,

@@ -164,6 +164,11 @@ impl SessionReader {
         self.cameras.get(camera).map_or(0, |facts| self.rows_of(&camera_path(facts, FRAMES)))
     }
 
+    /// Committed results of a camera: frames that were analysed; 0 for a camera that there is not.
+    pub fn result_count(&self, camera: usize) -> u64 {
+        self.cameras.get(camera).map_or(0, |facts| self.rows_of(&camera_path(facts, RESULTS)))
+    }
+
     /// Committed faces of a camera; 0 for a camera that there is not.
     pub fn face_count(&self, camera: usize) -> u64 {
         self.cameras.get(camera).map_or(0, |facts| self.rows_of(&camera_path(facts, FACES)))
@@ -172,9 +177,14 @@ impl SessionReader {
     /// Rows of a camera's frames.
     ///
     /// # Errors
-    /// `OutOfRange`, `Hdf5`; the same for the next four.
+    /// `OutOfRange`, `Hdf5`; the same for the next five.
     pub fn frames(&self, camera: usize, rows: Range<u64>) -> Result<Vec<FrameRow>, SessionFileError> {
         self.camera_rows(camera, FRAMES, FRAMES, rows)
+    }
+
+    /// Rows of a camera's analysed frames.
+    pub fn results(&self, camera: usize, rows: Range<u64>) -> Result<Vec<ResultRow>, SessionFileError> {
+        self.camera_rows(camera, RESULTS, RESULTS, rows)
     }
 
     /// Rows of a camera's faces.

@@ -39,6 +39,7 @@ pub(super) type Label = FixedUnicode<64>;
 
 pub(super) const CAMERAS: &str = "cameras";
 pub(super) const FRAMES: &str = "frames";
+pub(super) const RESULTS: &str = "results";
 pub(super) const FACES: &str = "faces";
 pub(super) const LANDMARKS: &str = "landmarks";
 pub(super) const BLENDSHAPES: &str = "blendshapes";
@@ -87,6 +88,23 @@ pub struct FrameRow {
     pub received_at_ns: u64,
     /// Index of the frame in the video beside the file, −1 without.
     pub video_index: i64,
+}
+
+/// A row of `/cameras/<name>/results`: a frame that was analysed, also when no face was in it. A frame of the
+/// index without such a row was dropped before the pipeline; the ledger says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub struct ResultRow {
+    /// `seq` of the frame.
+    pub frame_seq: u64,
+    /// The frame's stamp, nanoseconds of `CLOCK_MONOTONIC`.
+    pub captured_at_ns: u64,
+    /// Faces found: so many rows of `faces` belong to the frame.
+    pub faces: u32,
+    /// Faces seen beyond the configured maximum, which have no rows.
+    pub over_limit: u16,
+    /// 1 if the detector ran on the frame; 0 if faces come from tracks alone.
+    pub detector_ran: u16,
 }
 
 /// A row of `/cameras/<name>/faces`.
@@ -219,6 +237,7 @@ mod tests {
             assert!(!text.contains("VarLen"), "{text}");
         }
         check::<FrameRow>();
+        check::<ResultRow>();
         check::<FaceRow>();
         check::<ParticipantRow>();
         check::<TextRow>();

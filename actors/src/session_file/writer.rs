@@ -157,6 +157,7 @@ enum State {
 /// The tables of one camera. Row i of the last four belongs together.
 struct CameraTables {
     frames: Table<FrameRow>,
+    results: Table<ResultRow>,
     faces: Table<FaceRow>,
     landmarks: Table<f32>,
     blendshapes: Table<f32>,
@@ -270,7 +271,7 @@ impl SessionWriter {
         self.note(result, FRAMES)
     }
 
-    /// Adds all faces of a frame; `participants[i]` is who `faces[i]` is.
+    /// Adds the result of an analysed frame, with all its faces; `participants[i]` is who `faces[i]` is.
     ///
     /// # Errors
     /// `DiskFull`, `Broken`, `UnknownCamera`, `ParticipantCount`, `Hdf5`.
@@ -285,7 +286,7 @@ impl SessionWriter {
                 participants: participants.len(),
             });
         }
-        self.admit(found.faces.len() * FACE_BYTES)?;
+        self.admit(size_of::<ResultRow>() + found.faces.len() * FACE_BYTES)?;
         let result = camera_of(&mut self.cameras, found.meta.camera)?.append_faces(found, participants);
         self.note(result, FACES)
     }
@@ -519,7 +520,7 @@ impl SessionWriter {
     }
 
     /// Writes and flushes all tables, then the row of `/committed` that makes them count.
-    /// Returns how many rows of frames and faces it added.
+    /// Returns how many rows of frames, results and faces it added.
     fn commit(&mut self, now: Timestamp, everything: bool) -> Result<u64, SessionFileError> {
         let result = self.try_commit(now, everything);
         if result.is_err() {
@@ -530,7 +531,7 @@ impl SessionWriter {
     }
 
     fn try_commit(&mut self, now: Timestamp, everything: bool) -> Result<u64, SessionFileError> {
-        let before: u64 = self.commit_row.iter().skip(1).take(2 * self.cameras.len()).sum();
+        let before: u64 = self.commit_row.iter().skip(1).take(3 * self.cameras.len()).sum();
         for camera in &mut self.cameras {
             camera.write_out(now, everything).map_err(failed_to("write rows to", CAMERAS))?;
         }
@@ -549,7 +550,11 @@ impl SessionWriter {
         self.commit_row.clear();
         self.commit_row.push(now.0);
         for camera in &self.cameras {
-            self.commit_row.extend([camera.frames.written(), camera.faces.written()]);
+            self.commit_row.extend([
+                camera.frames.written(),
+                camera.results.written(),
+                camera.faces.written(),
+            ]);
         }
         let after: u64 = self.commit_row.iter().skip(1).sum();
         self.commit_row.extend([
@@ -593,6 +598,7 @@ impl CameraTables {
         let deflate = compression == Compression::Deflate;
         let tables = Self {
             frames: table(&group, FRAMES, &[], chunk_rows::FRAMES, false)?,
+            results: table(&group, RESULTS, &[], chunk_rows::FRAMES, false)?,
             faces: table(&group, FACES, &[], chunk_rows::FACES, deflate)?,
             landmarks: table(&group, LANDMARKS, &[LANDMARK_COUNT, 3], chunk_rows::FACES, deflate)?,
             blendshapes: table(&group, BLENDSHAPES, &[BLENDSHAPE_COUNT], chunk_rows::FACES, deflate)?,
@@ -623,6 +629,13 @@ impl CameraTables {
         participants: &[Option<ParticipantId>],
     ) -> Result<(), hdf5::Error> {
         let (meta, stamps) = (&found.meta, &found.stamps);
+        self.results.append(&[ResultRow {
+            frame_seq: meta.seq,
+            captured_at_ns: meta.captured_at.0,
+            faces: u32::try_from(found.faces.len()).unwrap_or(u32::MAX),
+            over_limit: found.over_limit,
+            detector_ran: found.detector_ran.into(),
+        }])?;
         let latency_us = [
             meta.received_at,
             stamps.submitted,
@@ -653,6 +666,7 @@ impl CameraTables {
     /// Hands waiting rows to HDF5; an incomplete compressed chunk only now and then, or for the last time.
     fn write_out(&mut self, now: Timestamp, everything: bool) -> Result<(), hdf5::Error> {
         self.frames.write_out()?;
+        self.results.write_out()?;
         let force = everything || now.0.saturating_sub(self.forced_at.0) >= DEFLATE_HOLD_NANOS;
         if force {
             self.forced_at = now;
@@ -671,7 +685,8 @@ impl CameraTables {
 
 /// Upper bound of what waits in memory.
 fn buffered_bytes(cameras: usize) -> u64 {
-    let camera = chunk_rows::FRAMES * size_of::<FrameRow>() + chunk_rows::FACES * FACE_BYTES;
+    let index = chunk_rows::FRAMES * (size_of::<FrameRow>() + size_of::<ResultRow>());
+    let camera = index + chunk_rows::FACES * FACE_BYTES;
     let session = chunk_rows::TEXT + 9 * chunk_rows::SMALL * size_of::<ParticipantRow>();
     (cameras * camera + session) as u64
 }
@@ -684,7 +699,7 @@ fn camera_of(cameras: &mut [CameraTables], camera: CameraId) -> Result<&mut Came
 fn committed_columns(cameras: &[CameraHeader<'_>]) -> Vec<String> {
     let of_cameras = cameras
         .iter()
-        .flat_map(|camera| [FRAMES, FACES].map(|table| format!("/{CAMERAS}/{}/{table}", camera.name)));
+        .flat_map(|camera| [FRAMES, RESULTS, FACES].map(|table| format!("/{CAMERAS}/{}/{table}", camera.name)));
     let of_session = [PARTICIPANTS, MARKERS, EVENTS, GAPS, TEXT, LEDGER, QUALITY, CLOCK, STOP];
     std::iter::once(TIME_COLUMN.to_owned())
         .chain(of_cameras)
