@@ -2,10 +2,12 @@
 //!
 //! Looks at everything that a configuration names: files, cameras, networks, libraries, folders, disk and
 //! shared memory. Finds all problems at once, each with its place in the configuration. Opens no camera
-//! and changes nothing.
+//! (of those on a network it only asks whether they answer) and changes nothing.
 
 use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use youquanti_actors::capture::{file, v4l2};
 use youquanti_config::{Backend, Config, ConfigErrors, Problem, SourceConfig};
@@ -61,6 +63,10 @@ fn sources(config: &Config, problems: &mut Vec<Problem>) {
                     let wrong = format!("needs FFmpeg, which cannot be used: {error}");
                     let remedy = "install ffmpeg, run `make setup`, or name it in YOUQUANTI_FFMPEG";
                     problems.push(config.problem(&key, &wrong, remedy));
+                } else if let Err(error) = knock(source.path.as_str()) {
+                    let wrong = format!("cannot be reached: {error}");
+                    let remedy = "switch the camera on, and check its address and the network";
+                    problems.push(config.problem(&key, &wrong, remedy));
                 }
             }
             SourceConfig::V4l2(source) => {
@@ -74,6 +80,39 @@ fn sources(config: &Config, problems: &mut Vec<Problem>) {
             }
         }
     }
+}
+
+/// How long a camera on the network may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+
+/// Whether anybody answers at an address, where it is of a kind that is connected to.
+fn knock(address: &str) -> io::Result<()> {
+    let Some((host, port)) = host_and_port(address) else { return Ok(()) };
+    let mut outcome = Err(io::ErrorKind::AddrNotAvailable.into());
+    for socket in (host, port).to_socket_addrs()? {
+        outcome = TcpStream::connect_timeout(&socket, ANSWER_WITHIN).map(drop);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+/// Host and port of an address `scheme://user:password@host:port/…`; `None` for schemes that are not known to be TCP.
+fn host_and_port(address: &str) -> Option<(&str, u16)> {
+    let (scheme, rest) = address.split_once("://")?;
+    let usual = match scheme {
+        "rtsp" => 554,
+        "http" => 80,
+        "https" => 443,
+        "rtmp" => 1935,
+        _ => return None,
+    };
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let with_port = place.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = with_port.unwrap_or((place, usual));
+    Some((host.trim_matches(['[', ']']), port))
 }
 
 /// What a camera's frames will look like as far as the configuration says.
@@ -101,7 +140,8 @@ fn shared_memory(config: &Config, problems: &mut Vec<Problem>) {
     if let Ok(have) = free_space(Path::new(RING_DIR))
         && have < need
     {
-        let wrong = format!("needs {need} bytes of shared memory in {RING_DIR} for all rings, {have} are free");
+        let wrong =
+            format!("needs {need} bytes of shared memory in {RING_DIR} for all rings, {have} are free");
         let remedy = "give cameras fewer slots or smaller pictures, or enlarge the file system";
         problems.push(config.problem("camera", &wrong, remedy));
     }
@@ -109,7 +149,11 @@ fn shared_memory(config: &Config, problems: &mut Vec<Problem>) {
 
 fn pipeline(config: &Config, problems: &mut Vec<Problem>) {
     if let Err(error) = config.pipeline.backend.name().parse::<gpu::Backend>() {
-        problems.push(config.problem("pipeline.backend", &format!("cannot run: {error}"), "use \"auto\" or \"cpu\""));
+        problems.push(config.problem(
+            "pipeline.backend",
+            &format!("cannot run: {error}"),
+            "use \"auto\" or \"cpu\"",
+        ));
     }
     if matches!(config.pipeline.backend, Backend::Auto | Backend::Cpu)
         && let Err(error) = gpu::runtime::load()
@@ -120,7 +164,8 @@ fn pipeline(config: &Config, problems: &mut Vec<Problem>) {
     if let Some(models) = &config.pipeline.model_dir {
         for error in gpu::check_networks(wiring::detector(&config.pipeline), models) {
             let wrong = format!("cannot be used: {}", with_cause(&error));
-            let remedy = "put the right file there, or remove model_dir to use the networks inside the program";
+            let remedy =
+                "put the right file there, or remove model_dir to use the networks inside the program";
             problems.push(config.problem("pipeline.model_dir", &wrong, remedy));
         }
     }
@@ -158,5 +203,23 @@ fn folder(config: &Config, problems: &mut Vec<Problem>) {
             let wrong = format!("cannot be asked for free space: {error}");
             problems.push(config.problem("session.directory", &wrong, remedy));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_hosts_and_ports() {
+        let check = |address: &str, expected| assert_eq!(host_and_port(address), expected, "{address}");
+        check("rtsp://camera.local/stream", Some(("camera.local", 554)));
+        check("rtsp://camera.local:8554/stream", Some(("camera.local", 8554)));
+        check("http://me:p@ss:word@10.0.0.7?quality=1", Some(("10.0.0.7", 80)));
+        check("https://[fe80::1]/video", Some(("fe80::1", 443)));
+        check("rtmp://[fe80::1]:19350/video", Some(("fe80::1", 19350)));
+        check("udp://@:1234", None);
+        check("srt://camera.local:9000", None);
+        check("interview.mp4", None);
     }
 }

@@ -591,10 +591,11 @@ impl Handler<ChildChanged> for SessionActor {
                 }
                 self.emit(ctx, &name, EventKind::ChildRestarted, json!({}));
             }
-            Change::Ended => {
+            Change::Ended { note } => {
                 let ChildId::Camera(camera) = id else { return };
                 self.ended.insert(camera);
-                self.emit(ctx, &name, EventKind::CameraEnded, json!({}));
+                let detail = note.map_or(json!({}), |note| json!({ "note": note }));
+                self.emit(ctx, &name, EventKind::CameraEnded, detail);
                 if self.ended.len() == self.plane.cameras.len() {
                     self.begin_stop(ctx, "every source came to its end");
                 }
@@ -625,8 +626,8 @@ impl SessionHandle {
     /// See [`StartError`].
     pub fn start(plan: SessionPlan, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let dir = plan.ring_dir.clone();
-        for stale in youquanti_frames::remove_stale(&dir, "")
-            .map_err(|source| StartError::Rings { dir, source })?
+        for stale in
+            youquanti_frames::remove_stale(&dir, "").map_err(|source| StartError::Rings { dir, source })?
         {
             info!(segment = %stale.display(), "removed the frame ring of a run that was killed");
         }

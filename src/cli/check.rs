@@ -20,7 +20,11 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Ok(()) if args.json => println!("{:#}", serde_json::json!({ "problems": [] })),
         Ok(()) => {
             let cameras = config.cameras.len();
-            println!("{}: ready ({cameras} {})", config.file(), if cameras == 1 { "camera" } else { "cameras" });
+            println!(
+                "{}: ready ({cameras} {})",
+                config.file(),
+                if cameras == 1 { "camera" } else { "cameras" }
+            );
         }
         Err(errors) => return fail_config(Exit::Missing, &errors, args.json),
     }

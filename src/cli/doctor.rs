@@ -26,7 +26,11 @@ struct Finding {
 pub(crate) fn execute(args: &Args) -> Exit {
     let machine = probe::machine();
     let mut findings = vec![
-        Finding { what: "processor", works: None, is: format!("{}, {} threads", machine.processor, machine.cores) },
+        Finding {
+            what: "processor",
+            works: None,
+            is: format!("{}, {} threads", machine.processor, machine.cores),
+        },
         match &machine.runtime {
             Ok(runtime) => Finding {
                 what: "ONNX Runtime",

@@ -142,7 +142,7 @@ fn fail_config(exit: Exit, errors: &ConfigErrors, json: bool) -> Exit {
     if json {
         println!("{:#}", errors.to_json());
     } else {
-        eprint!("{errors}");
+        eprintln!("{errors}");
     }
     exit
 }

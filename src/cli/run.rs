@@ -208,7 +208,8 @@ fn progress_line(before: &[CameraProgress], now: &[CameraProgress]) -> String {
         let fps = (now.ledger.captured - before.ledger.captured) as f64 / seconds;
         let results = (now.results - before.results) as f64 / seconds;
         let latency = now.latency.since(&before.latency).quantile(0.5);
-        let latency = latency.map_or("-".to_owned(), |latency| format!("{:.0} ms", latency.as_secs_f64() * 1e3));
+        let latency =
+            latency.map_or("-".to_owned(), |latency| format!("{:.0} ms", latency.as_secs_f64() * 1e3));
         let dropped: u64 = now.ledger.consumers[Consumer::Pipeline as usize].dropped_total();
         format!(
             "{}: {fps:.0} fps, {results:.0} analysed, {} {}, {latency}, {dropped} dropped",
@@ -248,19 +249,23 @@ fn to_text(report: &SessionReport) -> String {
             ]
         })
         .collect();
-    let header = [
-        "camera", "captured", "fps", "analysed", "faces", "dropped", "lost", "restarts", "p50 ms", "p99 ms",
-    ];
+    let header =
+        ["camera", "captured", "fps", "analysed", "faces", "dropped", "lost", "restarts", "p50 ms", "p99 ms"];
     text.push_str(&table::render(&header, &rows));
     text.push_str(
         "\n  dropped: captured, but a newer frame was analysed instead; lost: never reached this program;\n  \
          ms: capture to result\n",
     );
     if let Some(backend) = &report.backend {
-        text.push_str(&format!("\nback end: {} on {}, {} ({})\n", backend.backend, backend.device, backend.runtime, backend.reason));
+        text.push_str(&format!(
+            "\nback end: {} on {}, {} ({})\n",
+            backend.backend, backend.device, backend.runtime, backend.reason
+        ));
     }
     let ledger = if report.imbalances.is_empty() { "closes" } else { "DOES NOT CLOSE" };
-    text.push_str(&format!("ledger: {ledger}; captured = delivered + dropped for every camera and consumer\n"));
+    text.push_str(&format!(
+        "ledger: {ledger}; captured = delivered + dropped for every camera and consumer\n"
+    ));
     for reason in &report.degraded {
         text.push_str(&format!("degraded: {reason}\n"));
     }
@@ -273,11 +278,11 @@ fn to_text(report: &SessionReport) -> String {
             let (frames, faces) = (summary.frames.iter().sum::<u64>(), summary.faces.iter().sum::<u64>());
             text.push_str(&format!("file: {path}, {size}: {frames} frames, {faces} faces\n\nnext:\n"));
             text.push_str(&format!("  youquanti inspect {path}\n"));
-            text.push_str(&format!(
-                "  python3 -c 'import h5py; h5py.File(\"{path}\").visititems(print)'\n"
-            ));
+            text.push_str(&format!("  python3 -c 'import h5py; h5py.File(\"{path}\").visititems(print)'\n"));
             text.push_str("  youquanti cameras                  what is plugged in here\n");
-            text.push_str("  youquanti check my-experiment.toml is all ready? examples are in config/examples\n");
+            text.push_str(
+                "  youquanti check my-experiment.toml is all ready? examples are in config/examples\n",
+            );
         }
         Some(Err(cause)) => text.push_str(&format!("file: NOT complete: {cause}\n")),
         None => text.push_str("file: none, nothing was recorded\n"),
@@ -293,14 +298,15 @@ fn to_json(report: &SessionReport, file: Option<&Path>) -> serde_json::Value {
         .cameras
         .iter()
         .map(|camera| {
-            let consumers = Consumer::ALL.into_iter().zip(&camera.ledger.consumers).map(|(consumer, counts)| {
-                let dropped: serde_json::Map<_, _> = DropReason::ALL
-                    .into_iter()
-                    .zip(counts.dropped)
-                    .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
-                    .collect();
-                (consumer.name().to_owned(), json!({ "delivered": counts.delivered, "dropped": dropped }))
-            });
+            let consumers =
+                Consumer::ALL.into_iter().zip(&camera.ledger.consumers).map(|(consumer, counts)| {
+                    let dropped: serde_json::Map<_, _> = DropReason::ALL
+                        .into_iter()
+                        .zip(counts.dropped)
+                        .map(|(reason, count)| (reason.name().to_owned(), json!(count)))
+                        .collect();
+                    (consumer.name().to_owned(), json!({ "delivered": counts.delivered, "dropped": dropped }))
+                });
             json!({
                 "name": camera.name.as_str(),
                 "captured": camera.ledger.captured,

@@ -15,7 +15,11 @@ pub(crate) fn render(header: &[&str], rows: &[Vec<String>]) -> String {
         for (column, (content, width)) in cells.zip(&widths).enumerate() {
             text.push_str("  ");
             let padding = " ".repeat(width - content.chars().count());
-            text.push_str(&if column == 0 { format!("{content}{padding}") } else { format!("{padding}{content}") });
+            text.push_str(&if column == 0 {
+                format!("{content}{padding}")
+            } else {
+                format!("{padding}{content}")
+            });
         }
         format!("{}\n", text.trim_end())
     };
@@ -48,7 +52,9 @@ mod tests {
 
     #[test]
     fn sizes_in_the_unit_that_people_use() {
-        for (size, text) in [(999, "999 B"), (1_500, "1.5 kB"), (2_340_000, "2.3 MB"), (5_000_000_000, "5.00 GB")] {
+        for (size, text) in
+            [(999, "999 B"), (1_500, "1.5 kB"), (2_340_000, "2.3 MB"), (5_000_000_000, "5.00 GB")]
+        {
             assert_eq!(bytes(size), text);
         }
     }

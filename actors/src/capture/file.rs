@@ -45,7 +45,8 @@ pub struct FileOptions {
     pub pace: Pace,
     /// Stamp of frame 0; `None` is the time of the first poll.
     pub start: Option<Timestamp>,
-    /// The program; `None` is `$YOUQUANTI_FFMPEG`, else `ffmpeg` on the path, else `.venv/bin/ffmpeg`.
+    /// The program; `None` is `$YOUQUANTI_FFMPEG`, else `ffmpeg` on the path, else `.venv/bin/ffmpeg` below
+    /// the current folder or below one that the running program is in.
     pub ffmpeg: Option<PathBuf>,
     /// Time without a byte from FFmpeg after which opening fails, or [`CaptureError::TimedOut`] is returned.
     pub timeout: Duration,
@@ -205,7 +206,12 @@ fn programs(named: Option<&Path>) -> Vec<PathBuf> {
     match (named, env::var_os("YOUQUANTI_FFMPEG")) {
         (Some(program), _) => vec![program.to_owned()],
         (None, Some(program)) => vec![program.into()],
-        (None, None) => vec!["ffmpeg".into(), ".venv/bin/ffmpeg".into()],
+        (None, None) => {
+            let executable = env::current_exe().unwrap_or_default();
+            let environments = executable.ancestors().skip(1).map(|folder| folder.join(".venv/bin/ffmpeg"));
+            let environments = environments.filter(|program| program.exists());
+            ["ffmpeg".into(), ".venv/bin/ffmpeg".into()].into_iter().chain(environments).collect()
+        }
     }
 }
 

@@ -697,9 +697,9 @@ fn camera_of(cameras: &mut [CameraTables], camera: CameraId) -> Result<&mut Came
 
 /// What the columns of `/committed` count. The rows of `faces` count for landmarks, blendshapes and head poses.
 fn committed_columns(cameras: &[CameraHeader<'_>]) -> Vec<String> {
-    let of_cameras = cameras
-        .iter()
-        .flat_map(|camera| [FRAMES, RESULTS, FACES].map(|table| format!("/{CAMERAS}/{}/{table}", camera.name)));
+    let of_cameras = cameras.iter().flat_map(|camera| {
+        [FRAMES, RESULTS, FACES].map(|table| format!("/{CAMERAS}/{}/{table}", camera.name))
+    });
     let of_session = [PARTICIPANTS, MARKERS, EVENTS, GAPS, TEXT, LEDGER, QUALITY, CLOCK, STOP];
     std::iter::once(TIME_COLUMN.to_owned())
         .chain(of_cameras)
