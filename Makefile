@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CARGO_FLAGS := --release --locked
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup setup-test build run test unit doc-test loom python-test lint fmt clippy deny bench peers clean
+.PHONY: help setup setup-test build run test unit doc-test loom python-test lint fmt clippy bench peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,9 +50,6 @@ fmt:
 clippy: setup
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets --no-default-features -- -D warnings
-
-deny: ## licences and advisories, where cargo-deny is installed
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: skipped"; fi
 
 bench: setup ## criterion benches
 	cargo bench --locked --workspace

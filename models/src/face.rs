@@ -11,62 +11,6 @@ pub const LANDMARK_COUNT: usize = 478;
 /// Coefficients of the blendshape network, `_neutral` first.
 pub const BLENDSHAPE_COUNT: usize = 52;
 
-/// Names of the blendshapes, in the order of the network's output.
-pub const BLENDSHAPE_NAMES: [&str; BLENDSHAPE_COUNT] = [
-    "_neutral",
-    "browDownLeft",
-    "browDownRight",
-    "browInnerUp",
-    "browOuterUpLeft",
-    "browOuterUpRight",
-    "cheekPuff",
-    "cheekSquintLeft",
-    "cheekSquintRight",
-    "eyeBlinkLeft",
-    "eyeBlinkRight",
-    "eyeLookDownLeft",
-    "eyeLookDownRight",
-    "eyeLookInLeft",
-    "eyeLookInRight",
-    "eyeLookOutLeft",
-    "eyeLookOutRight",
-    "eyeLookUpLeft",
-    "eyeLookUpRight",
-    "eyeSquintLeft",
-    "eyeSquintRight",
-    "eyeWideLeft",
-    "eyeWideRight",
-    "jawForward",
-    "jawLeft",
-    "jawOpen",
-    "jawRight",
-    "mouthClose",
-    "mouthDimpleLeft",
-    "mouthDimpleRight",
-    "mouthFrownLeft",
-    "mouthFrownRight",
-    "mouthFunnel",
-    "mouthLeft",
-    "mouthLowerDownLeft",
-    "mouthLowerDownRight",
-    "mouthPressLeft",
-    "mouthPressRight",
-    "mouthPucker",
-    "mouthRight",
-    "mouthRollLower",
-    "mouthRollUpper",
-    "mouthShrugLower",
-    "mouthShrugUpper",
-    "mouthSmileLeft",
-    "mouthSmileRight",
-    "mouthStretchLeft",
-    "mouthStretchRight",
-    "mouthUpperUpLeft",
-    "mouthUpperUpRight",
-    "noseSneerLeft",
-    "noseSneerRight",
-];
-
 /// One face in one frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Face {
@@ -80,7 +24,7 @@ pub struct Face {
     pub presence: f32,
     /// x, y in pixels; z in the same unit, negative is nearer to the camera than the face's centre.
     pub landmarks: [[f32; 3]; LANDMARK_COUNT],
-    /// 0 to 1, `_neutral` first.
+    /// 0 to 1, in the order of [`crate::blendshapes::NAMES`]; `_neutral` first.
     pub blendshapes: [f32; BLENDSHAPE_COUNT],
     /// Row-major 4×4: canonical face to camera, metres, right-handed, camera looking along −z.
     pub head_pose: [[f32; 4]; 4],
@@ -101,7 +45,7 @@ pub struct Stamps {
     pub published: Timestamp,
 }
 
-/// All faces of one frame, best track first.
+/// All faces of one analysed frame.
 #[derive(Clone, Debug)]
 pub struct FrameFaces {
     /// The frame they were found in.

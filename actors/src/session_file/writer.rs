@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use hdf5::types::FixedUnicode;
 use hdf5::{File, Group, H5Type, Location};
-use youquanti_models::face::{BLENDSHAPE_COUNT, BLENDSHAPE_NAMES, FrameFaces, LANDMARK_COUNT};
+use youquanti_models::blendshapes;
+use youquanti_models::face::{BLENDSHAPE_COUNT, FrameFaces, LANDMARK_COUNT};
 use youquanti_models::ids::{CameraId, CameraName, ParticipantId, TrackId};
 use youquanti_models::picture::{FrameMeta, PictureLayout};
 use youquanti_models::pipeline::BackendInfo;
@@ -614,7 +615,7 @@ impl CameraTables {
             "units",
             "pixels of the camera picture, x right, y down, z in the same unit, negative is nearer",
         )?;
-        list_attribute(tables.blendshapes.dataset(), "names", &BLENDSHAPE_NAMES)?;
+        list_attribute(tables.blendshapes.dataset(), "names", &blendshapes::NAMES)?;
         text_attribute(
             tables.head_pose.dataset(),
             "units",
