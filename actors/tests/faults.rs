@@ -13,6 +13,7 @@ use youquanti_actors::fault;
 use youquanti_actors::ledger::DropReason;
 use youquanti_actors::session::{SessionHandle, SessionReport, StartError};
 use youquanti_actors::session_file::{Inspection, SessionReader};
+use youquanti_actors::supervision::WhenExhausted;
 use youquanti_models::{PictureLayout, PixelFormat};
 
 /// Fault points and thread names are the process's: one session test at a time.
@@ -261,6 +262,9 @@ fn what_a_driver_loses_damages_or_stamps_wrongly_is_counted_and_marked() {
         settled(&session, 0, captured + 1);
     }
     one_by_one(&session, &source, 0, 2);
+    // Some drivers name the moment at which a frame should end: that far ahead is sound.
+    source.does(Act::Stamped(1, 10_000_000));
+    settled(&session, 0, 9);
     let (report, inspection) = setup.finish(session);
     let found = &inspection.unwrap().cameras[0];
     assert_eq!((report.cameras[0].ledger.driver_lost, found.driver_lost), (7, 7));
@@ -292,15 +296,41 @@ fn a_source_that_ends_ends_the_session() {
 }
 
 #[test]
-fn a_source_that_has_ended_before_the_session_is_up_ends_it_too() {
+fn sources_without_frames_end_the_session_too() {
     let _serial = serially();
-    for _ in 0..20 {
-        let sources = [(); 3].map(|()| Source::new(Pace::Lossless));
-        sources.iter().for_each(|source| source.does(Act::End));
-        let setup = Setup::new(&sources.each_ref(), Stub::free()).unrecorded();
+    let sources = [(); 3].map(|()| Source::new(Pace::Lossless));
+    sources.iter().for_each(|source| source.does(Act::End));
+    let setup = Setup::new(&sources.each_ref(), Stub::free()).unrecorded();
+    let report = setup.start().wait(PATIENCE).expect("it ends by itself");
+    assert_eq!(&*report.stop_reason, "every source came to its end");
+}
+
+#[test]
+fn what_ends_a_session_before_it_is_up_ends_it_once_it_is() {
+    let _serial = serially();
+    let (failing, slow) = (Source::new(Pace::Real), Source::new(Pace::Real));
+    let mut setup = Setup::new(&[&failing, &slow], Stub::free());
+    setup.plan.restarts.max_restarts = 0;
+    setup.plan.restarts.when_exhausted = WhenExhausted::Escalate;
+    failing.does(Act::Fail("usb gone"));
+    // The second camera's thread is busy, so the barrier opens for the first one alone, which fails for good
+    // while the session still waits for the second.
+    let (gate, open) = (Arc::new(Gate::default()), Arc::clone(&setup.plan.cameras[1].open));
+    let busy = Arc::clone(&gate);
+    setup.plan.cameras[1].open = Arc::new(move |clock| {
+        let busy = Arc::clone(&busy);
+        actix_rt::spawn(async move { busy.pass() });
+        open(clock)
+    });
+    let traces = setup.dir.path().join("traces");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            until("the session has heard of the failure", || names_in(&traces).len() == 1);
+            gate.open_for_good();
+        });
         let report = setup.start().wait(PATIENCE).expect("it ends by itself");
-        assert_eq!(&*report.stop_reason, "every source came to its end");
-    }
+        assert_eq!(&*report.stop_reason, "camera cam0 failed for good");
+    });
 }
 
 #[test]

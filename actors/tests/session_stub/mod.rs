@@ -78,7 +78,8 @@ impl Gate {
         self.open(u64::MAX);
     }
 
-    fn pass(&self) {
+    /// Blocks until it is open.
+    pub(crate) fn pass(&self) {
         let mut openings = lock(&self.openings);
         while *openings == 0 {
             openings = self.opened.wait(openings).unwrap_or_else(PoisonError::into_inner);
