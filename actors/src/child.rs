@@ -20,8 +20,8 @@ pub enum Word {
     Started,
     /// Failed, and why.
     Failed(String),
-    /// Came to its natural end.
-    Ended,
+    /// Came to its natural end; what there is to say of it, such as a file that was cut off.
+    Ended(Option<String>),
 }
 
 /// A child's word to the supervisor.
@@ -64,8 +64,13 @@ impl Lifeline {
 
     /// Reports the natural end; the actor should end itself.
     pub fn ended(&mut self) {
+        self.ended_with(None);
+    }
+
+    /// The same, with what there is to say of it.
+    pub fn ended_with(&mut self, note: Option<String>) {
         self.last_word_said = true;
-        self.say(Word::Ended);
+        self.say(Word::Ended(note));
     }
 
     /// Runs `work`; a panic in it is reported with its text, and `None` comes back. The actor must then

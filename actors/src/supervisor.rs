@@ -71,7 +71,10 @@ pub enum Change {
     /// It works again.
     Restarted,
     /// It came to its natural end.
-    Ended,
+    Ended {
+        /// What there is to say of it, such as a file that was cut off.
+        note: Option<String>,
+    },
     /// It failed for good, and the session must end.
     GivenUp {
         /// What it said.
@@ -209,10 +212,10 @@ impl Handler<Report> for SupervisorActor {
                     }
                 }
             }
-            Word::Ended => {
+            Word::Ended(note) => {
                 self.input(ctx, id, Input::Ended { generation });
                 if before == ChildState::Running {
-                    self.announce(ctx, id, Change::Ended);
+                    self.announce(ctx, id, Change::Ended { note });
                 }
             }
         }
