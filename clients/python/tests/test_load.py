@@ -40,7 +40,10 @@ def check_camera(camera: Camera) -> None:
     assert camera.head_pose.shape == (rows, 4, 4)
     assert np.array_equal(camera.frames["seq"], np.arange(len(camera.frames)))
     assert np.all(np.diff(camera.frames["time"]) > 0)
-    assert np.all(np.diff(camera.faces["frame_seq"].astype(int)) >= 0)
+    assert np.all(np.diff(camera.results["frame_seq"].astype(int)) > 0)
+    assert np.array_equal(
+        camera.faces["frame_seq"], np.repeat(camera.results["frame_seq"], camera.results["faces"])
+    )
 
     landmarks, faces = camera.landmarks[:], camera.faces
     assert np.isfinite(landmarks).all()
@@ -58,7 +61,8 @@ def check_like_inspect(session: Session, told: dict[str, Any]) -> None:
     assert session.duration == pytest.approx(told["duration_s"])
     for camera, facts in zip(session.cameras.values(), told["cameras"], strict=True):
         assert (camera.name, camera.width, camera.height) == (facts["name"], facts["width"], facts["height"])
-        assert (len(camera.frames), len(camera.faces)) == (facts["frames"], facts["faces"])
+        counts = len(camera.frames), len(camera.results), len(camera.faces)
+        assert counts == (facts["frames"], facts["analysed"], facts["faces"])
 
 
 def test_an_ended_session_is_as_inspect_says(ended: Path) -> None:
@@ -80,7 +84,10 @@ def test_every_frame_and_face_of_an_ended_session_is_there(ended: Path) -> None:
         for camera, faces, fps in zip(session.cameras.values(), (2, 1), (20, 10), strict=True):
             check_camera(camera)
             assert len(camera.frames) == 90
-            assert np.array_equal(camera.faces["frame_seq"], np.repeat(np.arange(90), faces))
+            assert np.array_equal(camera.results["frame_seq"], np.arange(90))
+            assert np.all(camera.results["faces"] == faces)
+            assert camera.results["detector_ran"][0] == 1
+            assert np.all(camera.results["over_limit"] == 0)
             assert np.allclose(np.diff(camera.frames["time"]), 1 / fps)
             assert np.all(camera.frames["video_index"] == -1)
             ran = camera.faces["latency_us"] != NOT_RUN
@@ -125,7 +132,7 @@ def test_the_ledger_closes(ended: Path) -> None:
         assert ("left", "pipeline") in pairs
         for pair in pairs:
             dropped = sum(n for key, n in counts.items() if key[:2] == pair and key[2].startswith("dropped:"))
-            assert counts[*pair, "captured"] == counts[*pair, "delivered"] + dropped == 90
+            assert counts[(*pair, "captured")] == counts[(*pair, "delivered")] + dropped == 90
 
 
 @pytest.mark.parametrize(
@@ -243,7 +250,7 @@ def test_a_table_shorter_than_committed_is_damage(ended: Path, tmp_path: Path) -
         file["cameras/left/landmarks"].resize(100, axis=0)
     with youquanti.load(short) as session:
         with pytest.raises(youquanti.SessionError, match="landmarks has 100 rows, 180 were committed"):
-            session.cameras["left"].landmarks
+            session.cameras["left"].landmarks[:]
 
 
 def test_what_is_no_session_file_is_refused(tmp_path: Path) -> None:
@@ -271,7 +278,7 @@ def test_the_summary(ended: Path) -> None:
     for line in (
         'session "ended"',
         "ended ok",
-        "camera left: 640x360 YUYV, 90 frames, 20.0 fps, 180 faces",
+        "camera left: 640x360 YUYV, 20.0 fps, 90 frames, 90 analysed, 180 faces",
         "P1 Änne: faces 90 in ",
         "0 markers, 0 gaps",
     ):

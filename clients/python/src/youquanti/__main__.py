@@ -33,12 +33,22 @@ def summary(session: Session) -> list[str]:
         *(_camera_line(camera) for camera in session.cameras.values()),
         *(_participant_line(session, number, name) for number, name in session.participant_names.items()),
         f"  {len(session.events)} events, {len(session.markers)} markers, {len(session.gaps)} gaps",
-        *(
-            f"  lost: {row['count']} frames of {row['camera']} for {row['consumer']}: {row['item']}"
-            for row in session.ledger
-            if row["count"] and row["item"] not in ("captured", "delivered")
-        ),
+        *_loss_lines(session),
     ]
+
+
+def _loss_lines(session: Session) -> list[str]:
+    """What was lost; what the driver lost is in the ledger of every consumer, and said once."""
+    lines: dict[str, None] = {}
+    for row in session.ledger:
+        if row["count"] and row["item"] == "driver_lost":
+            lines[f"  camera {row['camera']}: {row['count']} frames lost by the driver"] = None
+        elif row["count"] and row["item"].startswith("dropped:"):
+            reason = row["item"].removeprefix("dropped:")
+            lines[f"  camera {row['camera']}: {row['count']} frames not for {row['consumer']}: {reason}"] = (
+                None
+            )
+    return list(lines)
 
 
 def _state(session: Session) -> str:
@@ -50,9 +60,12 @@ def _state(session: Session) -> str:
 
 def _camera_line(camera: Camera) -> str:
     times = camera.frames["time"]
-    rate = f"{(len(times) - 1) / np.ptp(times):.1f} fps" if len(times) > 1 and np.ptp(times) > 0 else "no rate"
+    rate = (
+        f"{(len(times) - 1) / np.ptp(times):.1f} fps" if len(times) > 1 and np.ptp(times) > 0 else "no rate"
+    )
     size = f"{camera.width}x{camera.height} {camera.pixel_format}"
-    return f"  camera {camera.name}: {size}, {len(times)} frames, {rate}, {len(camera.faces)} faces"
+    counts = f"{len(times)} frames, {len(camera.results)} analysed, {len(camera.faces)} faces"
+    return f"  camera {camera.name}: {size}, {rate}, {counts}"
 
 
 def _participant_line(session: Session, number: int, name: str) -> str:

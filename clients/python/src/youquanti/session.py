@@ -92,7 +92,7 @@ class Rows:
         places = np.arange(numbers.size).reshape(numbers.shape)
         return self._gather(numbers.ravel())[(places, *rest)]
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
             raise ValueError("rows of a file cannot become an array without a copy")
         return np.asarray(self[:], dtype=dtype)
@@ -270,7 +270,7 @@ class Session:
     @property
     def duration(self) -> float:
         """Seconds from the start to the newest commit."""
-        return self.seconds(self.committed_at_ns)
+        return float(self.seconds(self.committed_at_ns))
 
     @property
     def finished(self) -> bool:
@@ -362,7 +362,9 @@ class Session:
             dataset.refresh()
         count = self._committed[ruler or path]
         if len(dataset) < count:
-            raise SessionError(f"{self.path} is damaged: {path} has {len(dataset)} rows, {count} were committed")
+            raise SessionError(
+                f"{self.path} is damaged: {path} has {len(dataset)} rows, {count} were committed"
+            )
         return Rows(dataset, count)
 
     def _timed(self, path: str, column: str) -> NDArray[Any]:
