@@ -31,6 +31,11 @@ const SIZE_RATIO: f32 = 1.5;
 /// Landmark boxes of two tracks that overlap by more than this are one face: of two faces that far behind
 /// each other the hinder one cannot be seen.
 const SAME_FACE_IOU: f32 = 0.5;
+/// Where they overlap by more than this, the hinder face is partly hidden, and the landmark network may draw one face
+/// from parts of both.
+const HIDING_IOU: f32 = 0.2;
+/// A partly hidden face is not published with more doubt than this; see [`Tracker::doubt`].
+const DOUBT_OF_HIDDEN: f32 = 0.15;
 /// Beside another track a face may be this far from where it was expected, in face sizes, or have grown by as
 /// large a part: beyond, it is the other's. Far from others there is no such limit, as the region itself reaches no further than 0.75.
 const JUMP: f32 = 0.25;
@@ -420,13 +425,16 @@ impl Tracker {
         tracks.any(|(i, other)| i != at && distance(other.expected(self.seq), center) < reach)
     }
 
-    /// Of tracks on one face leaves the one that is it.
+    /// Of tracks on one face leaves the one that is it, and of tracks on faces that hide each other those that can
+    /// be believed.
     fn end_duplicates(&mut self) {
         for i in 0..self.tracks.len() {
             for j in i + 1..self.tracks.len() {
                 let (Some(a), Some(b)) = (self.found[i], self.found[j]) else { continue };
-                if a.bbox.iou(&b.bbox) > SAME_FACE_IOU {
-                    let wrong = if self.doubt(j) < self.doubt(i) { i } else { j };
+                let overlap = a.bbox.iou(&b.bbox);
+                let wrong = if self.doubt(j) < self.doubt(i) { i } else { j };
+                let is_mixture = overlap > HIDING_IOU && self.doubt(wrong).1 > DOUBT_OF_HIDDEN;
+                if overlap > SAME_FACE_IOU || is_mixture {
                     self.found[wrong] = None;
                     self.tracks[wrong].hidden = true;
                 }
