@@ -154,7 +154,8 @@ class Camera:
     def results(self) -> NDArray[Any]:
         """All frames that were analysed, also those without a face, structured [n].
 
-        A frame without a row here was dropped before it was analysed; `Session.ledger` says why.
+        A frame without a row here was dropped before it was analysed; `Session.ledger` says why. In a compressed
+        file that still grows, or whose program was killed, the last rows may have no `faces` yet.
 
         time            f8  s since the session's start, of `captured_at_ns`
         frame_seq       u8  `seq` of the frame
@@ -420,11 +421,13 @@ def load(path: str | os.PathLike[str]) -> Session:
 
 
 def _open(path: str) -> h5py.File:
+    # Without locks: a reader that holds one while a session starts would keep the program from its file.
+    # A file that is not ready to be shared says so in its header.
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", locking=False)
     except OSError as plain:
         try:
-            return h5py.File(path, "r", swmr=True)
+            return h5py.File(path, "r", swmr=True, locking=False)
         except OSError:
             raise SessionError(f"{path} cannot be opened as an HDF5 file: {plain}") from plain
 
