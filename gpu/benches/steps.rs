@@ -2,6 +2,12 @@
 //!
 //! Compare steps within one run: absolute times vary with what else the machine does.
 
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a bench that cannot run has nothing better to do than panic"
+)]
+
 use std::hint::black_box;
 use std::sync::Arc;
 

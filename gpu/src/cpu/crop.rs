@@ -49,7 +49,8 @@ pub struct Input {
     pub border: Border,
 }
 
-/// Samples a side that see every pixel of a picture shrunk by this factor: a bilinear sample sees two.
+/// Samples a side that see every pixel of a picture shrunk by this factor: a bilinear sample mixes two. With
+/// fewer, the detector loses faces at the limit of its size: one of fifteen of 60 px in a 4K picture.
 pub fn samples_for(factor: f32) -> usize {
     ((factor / 2.0).round() as usize).clamp(1, 64)
 }

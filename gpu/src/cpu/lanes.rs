@@ -5,10 +5,10 @@
 //! Nothing is allocated per task, and a worker's panic becomes an error of the run.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// What went wrong in a lane.
 #[derive(Debug, thiserror::Error)]
@@ -45,12 +45,66 @@ type Done<W> = Result<<W as Worker>::Task, LaneError<<W as Worker>::Error>>;
 /// The lanes. Dropping them ends the helping threads.
 pub struct Lanes<W: Worker> {
     own: W,
-    /// `None` while being dropped.
-    tasks: Option<Sender<W::Task>>,
-    pending: Receiver<W::Task>,
-    done: Receiver<Done<W>>,
+    desk: Arc<Desk<W>>,
     helpers: Vec<JoinHandle<()>>,
+    /// Handed over and not yet given back by [`Self::finish_one`].
     running: usize,
+    most_tasks: usize,
+}
+
+/// Where tasks change hands. A mutex and not a channel: channels allocate when a thread first waits on them,
+/// and when that happens is chance. Held only to move a task in or out.
+struct Desk<W: Worker> {
+    trays: Mutex<Trays<W>>,
+    is_pending: Condvar,
+    is_done: Condvar,
+}
+
+struct Trays<W: Worker> {
+    pending: VecDeque<W::Task>,
+    done: VecDeque<Done<W>>,
+    /// Helping threads that have not ended.
+    alive: usize,
+    closed: bool,
+}
+
+impl<W: Worker> Desk<W> {
+    fn lock(&self) -> MutexGuard<'_, Trays<W>> {
+        // No panic can happen while it is held.
+        self.trays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next task, waited for; `None` when the lanes are being dropped.
+    fn take_pending(&self) -> Option<W::Task> {
+        let mut trays = self.lock();
+        loop {
+            if trays.closed {
+                return None;
+            }
+            if let Some(task) = trays.pending.pop_front() {
+                return Some(task);
+            }
+            trays = self.is_pending.wait(trays).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn help(&self, worker: &mut W, lane: usize) {
+        while let Some(task) = self.take_pending() {
+            let done = guarded(worker, task, lane);
+            self.lock().done.push_back(done);
+            self.is_done.notify_one();
+        }
+    }
+}
+
+/// Counts a helping thread, however it ends.
+struct Alive<W: Worker>(Arc<Desk<W>>);
+
+impl<W: Worker> Drop for Alive<W> {
+    fn drop(&mut self) {
+        self.0.lock().alive -= 1;
+        self.0.is_done.notify_one();
+    }
 }
 
 impl<W: Worker> Lanes<W> {
@@ -60,20 +114,22 @@ impl<W: Worker> Lanes<W> {
     /// # Errors
     /// The system refuses a thread.
     pub fn start(own: W, helpers: impl IntoIterator<Item = W>, most_tasks: usize) -> std::io::Result<Self> {
-        let (tasks, pending) = bounded::<W::Task>(most_tasks);
-        let (finished, done) = bounded(most_tasks);
-        let mut threads = Vec::new();
+        let trays = Trays {
+            pending: VecDeque::with_capacity(most_tasks),
+            done: VecDeque::with_capacity(most_tasks),
+            alive: 0,
+            closed: false,
+        };
+        let desk =
+            Arc::new(Desk { trays: Mutex::new(trays), is_pending: Condvar::new(), is_done: Condvar::new() });
+        let mut lanes = Self { own, desk, helpers: Vec::new(), running: 0, most_tasks };
         for (lane, mut worker) in (1..).zip(helpers) {
-            let (pending, finished) = (pending.clone(), finished.clone());
-            threads.push(Builder::new().name(format!("lane-{lane}")).spawn(move || {
-                while let Ok(task) = pending.recv() {
-                    if finished.send(guarded(&mut worker, task, lane)).is_err() {
-                        break;
-                    }
-                }
-            })?);
+            lanes.desk.lock().alive += 1;
+            let alive = Alive(Arc::clone(&lanes.desk));
+            let thread = Builder::new().name(format!("lane-{lane}"));
+            lanes.helpers.push(thread.spawn(move || alive.0.help(&mut worker, lane))?);
         }
-        Ok(Self { own, tasks: Some(tasks), pending, done, helpers: threads, running: 0 })
+        Ok(lanes)
     }
 
     /// How many lanes there are, the calling thread's included.
@@ -84,34 +140,45 @@ impl<W: Worker> Lanes<W> {
     /// Hands over a task; a helping lane begins with it at once.
     ///
     /// # Errors
-    /// More tasks are under way than `most_tasks`, or all lanes are gone: the task comes back.
+    /// As many tasks as may be are under way: the task comes back.
     pub fn submit(&mut self, task: W::Task) -> Result<(), W::Task> {
-        let Some(tasks) = &self.tasks else { return Err(task) };
-        tasks.try_send(task).map_err(crossbeam_channel::TrySendError::into_inner)?;
+        if self.running == self.most_tasks {
+            return Err(task);
+        }
+        self.desk.lock().pending.push_back(task);
+        self.desk.is_pending.notify_one();
         self.running += 1;
         Ok(())
     }
 
     /// The next finished task, in no particular order; works itself while tasks are left that no
     /// lane has begun. `None` when none is under way.
-    pub fn next(&mut self) -> Option<Done<W>> {
+    pub fn finish_one(&mut self) -> Option<Done<W>> {
         if self.running == 0 {
             return None;
         }
         self.running -= 1;
-        if let Ok(done) = self.done.try_recv() {
-            return Some(done);
+        let mut trays = self.desk.lock();
+        loop {
+            if let Some(done) = trays.done.pop_front() {
+                return Some(done);
+            }
+            if let Some(task) = trays.pending.pop_front() {
+                drop(trays);
+                return Some(guarded(&mut self.own, task, 0));
+            }
+            if trays.alive == 0 {
+                return Some(Err(LaneError::Ended));
+            }
+            trays = self.desk.is_done.wait(trays).unwrap_or_else(PoisonError::into_inner);
         }
-        if let Ok(task) = self.pending.try_recv() {
-            return Some(guarded(&mut self.own, task, 0));
-        }
-        Some(self.done.recv().unwrap_or(Err(LaneError::Ended)))
     }
 }
 
 impl<W: Worker> Drop for Lanes<W> {
     fn drop(&mut self) {
-        self.tasks = None;
+        self.desk.lock().closed = true;
+        self.desk.is_pending.notify_all();
         for helper in self.helpers.drain(..) {
             if helper.join().is_err() {
                 tracing::error!("a lane ended with a panic outside its worker");
@@ -164,7 +231,7 @@ mod tests {
             lanes.submit(task).unwrap();
         }
         let (mut good, mut bad) = (Vec::new(), Vec::new());
-        while let Some(done) = lanes.next() {
+        while let Some(done) = lanes.finish_one() {
             match done {
                 Ok(task) => good.push(task),
                 Err(error) => bad.push(error.to_string()),
@@ -198,7 +265,7 @@ mod tests {
         let mut lanes = Lanes::start(Halver, [], 1).unwrap();
         assert_eq!(lanes.submit(2), Ok(()));
         assert_eq!(lanes.submit(4), Err(4));
-        assert!(matches!(lanes.next(), Some(Ok(1))));
-        assert!(lanes.next().is_none());
+        assert!(matches!(lanes.finish_one(), Some(Ok(1))));
+        assert!(lanes.finish_one().is_none());
     }
 }

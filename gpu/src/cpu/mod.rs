@@ -212,7 +212,7 @@ impl<F: Frame + Send + Sync + 'static> CpuPipeline<F> {
         // Full only for a picture of a size that nobody announced: then finish something first.
         while let Err(back) = self.lanes.submit(task) {
             task = back;
-            match self.lanes.next() {
+            match self.lanes.finish_one() {
                 Some(done) => self.take(done, stage)?,
                 None => return Err(failed(stage, LaneError::Ended)),
             }
@@ -223,7 +223,7 @@ impl<F: Frame + Send + Sync + 'static> CpuPipeline<F> {
     /// Waits for all tasks. All of them are over even when one failed.
     fn run_all(&mut self, stage: &'static str) -> Result<(), PipelineError> {
         let mut result = Ok(());
-        while let Some(done) = self.lanes.next() {
+        while let Some(done) = self.lanes.finish_one() {
             let taken = self.take(done, stage);
             result = result.and(taken);
         }

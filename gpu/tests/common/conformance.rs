@@ -11,6 +11,7 @@ use super::golden::{self, Golden};
 use super::scene::{self, Clip, HEAD, Scene};
 use super::{Rgb, options, without_huffman_tables};
 
+/// One test of each point, for the back end that the function makes.
 #[macro_export]
 macro_rules! conformance {
     ($make:path) => {
@@ -247,7 +248,7 @@ pub(crate) fn takes_pictures_of_any_size<P: Pipeline<OwnedFrame>>(make: impl Fn(
 fn crowd(columns: usize, rows: usize, width: u32, height: u32, eye: f32) -> Vec<scene::Face> {
     let face = |at: usize| scene::Face {
         portrait: at % 2,
-        mirrored: at % 3 == 0,
+        mirrored: at.is_multiple_of(3),
         cx: width as f32 * ((at % columns) as f32 + 0.5) / columns as f32,
         cy: height as f32 * ((at / columns) as f32 + 0.4) / rows as f32,
         eye,

@@ -1,6 +1,8 @@
 //! What the tests of all back ends share: golden data, pictures drawn on the spot, and the conformance suite.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "test code, which clippy knows by its attribute only")]
+
 pub(crate) mod conformance;
 pub(crate) mod golden;
 pub(crate) mod scene;
