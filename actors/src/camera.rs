@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
 
 use actix::fut::ActorFuture;
 use actix::prelude::*;
@@ -43,6 +44,8 @@ struct Open {
     device: Box<dyn CaptureDevice>,
     ring: FrameRing,
     pace: Pace,
+    /// Time from frame to frame, as the source declares it.
+    period: Duration,
     /// The slot that the device is filling.
     slot: Option<SlotMut>,
     /// The driver's number of the frame before.
@@ -89,8 +92,9 @@ fn open(id: CameraId, plane: &DataPlane) -> Result<Open, CameraError> {
     let device = (plane.camera(id).plan.open)(Arc::clone(&plane.clock))?;
     let info = device.describe().clone();
     let pace = info.pace;
+    let period = Duration::try_from_secs_f64(1.0 / info.fps).unwrap_or_default();
     let ring = plane.ring_for(id, OpenedCamera { layout: device.layout(), info })?;
-    Ok(Open { device, ring, pace, slot: None, driver_seq: None })
+    Ok(Open { device, ring, pace, period, slot: None, driver_seq: None })
 }
 
 /// An error with its causes, in one line.
@@ -142,7 +146,7 @@ impl ActorFuture<CameraActor> for CaptureLoop {
                 task.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Some(Poll::Ready(Err(CaptureError::Ended { .. }))) => camera.lifeline.ended(),
+            Some(Poll::Ready(Err(CaptureError::Ended { note, .. }))) => camera.lifeline.ended_with(note),
             Some(Poll::Ready(Err(error))) => camera.lifeline.failed(error_chain(&error)),
             None => {}
         }
@@ -187,7 +191,7 @@ impl Open {
                 plane.ledger.driver_lost(id, u64::from(lost));
             }
         }
-        let (captured_at, flags) = stamp(line, &captured);
+        let (captured_at, flags) = stamp(line, &captured, self.period);
         let meta = FrameMeta {
             camera: id,
             seq: line.next_seq.fetch_add(1, Ordering::Relaxed),
@@ -204,9 +208,6 @@ impl Open {
             end: meta.received_at,
         });
         let [to_pipeline, to_index] = plane.ledger.captured(id);
-        if let Err(refused) = line.index.send(IndexEntry { meta, ticket: to_index }) {
-            refused.ticket.dropped(DropReason::Full);
-        }
         if meta.flags.contains(FrameFlags::DAMAGED) {
             to_pipeline.dropped(DropReason::Damaged);
         } else if meta.flags.contains(FrameFlags::NO_SLOT) {
@@ -217,14 +218,18 @@ impl Open {
         } else {
             to_pipeline.dropped(DropReason::NoSlot);
         }
+        // After the frame, whose latency counts: the recorder that this wakes may need the same core.
+        if let Err(refused) = line.index.send(IndexEntry { meta, ticket: to_index }) {
+            refused.ticket.dropped(DropReason::Full);
+        }
     }
 }
 
-/// Stamp and flags of a frame: a stamp that does not advance, or that lies in the future and would spoil
-/// all that follow, is replaced by the time of receipt.
-fn stamp(line: &CameraLine, captured: &Captured) -> (Timestamp, FrameFlags) {
+/// Stamp and flags of a frame: a stamp that does not advance, or that is further ahead than the end of a
+/// frame could be and would spoil all that follow, is replaced by the time of receipt.
+fn stamp(line: &CameraLine, captured: &Captured, period: Duration) -> (Timestamp, FrameFlags) {
     let before = Timestamp(line.last_captured_at.load(Ordering::Relaxed));
-    let is_sound = captured.captured_at > before && captured.captured_at <= captured.received_at;
+    let is_sound = captured.captured_at > before && captured.captured_at <= captured.received_at + period;
     let (stamp, flags) = if is_sound {
         (captured.captured_at, captured.flags)
     } else {
