@@ -212,6 +212,6 @@ mod tests {
     #[test]
     fn a_file_is_named_after_session_and_time() {
         let utc = UtcNanos(1_790_000_000_123_456_789);
-        assert_eq!(file_path("rec".as_ref(), "pilot", utc), PathBuf::from("rec/pilot_20260921T133320Z.h5"));
+        assert_eq!(file_path("rec".as_ref(), "pilot", utc), PathBuf::from("rec/pilot_20260921T141320Z.h5"));
     }
 }

@@ -87,7 +87,7 @@ pub(crate) fn execute(args: &Args) -> Exit {
     if args.json {
         println!("{:#}", to_json(&report, session.file()));
     } else {
-        print!("{}", to_text(&report));
+        print!("{}", to_text(&report, session.file()));
     }
     match (report.imbalances.is_empty(), report.degraded.is_empty()) {
         (false, _) => Exit::Internal,
@@ -151,7 +151,8 @@ impl Signals {
 }
 
 fn announce(config: &Config, session: &Session) {
-    let until = config.session.duration.map_or("until Ctrl-C".to_owned(), |time| format!("for {time}"));
+    let until =
+        config.session.duration.map_or("until its sources end".to_owned(), |time| format!("for {time}"));
     eprintln!("session \"{}\" runs {until}; Ctrl-C ends it in good order", config.session.name);
     if let Some(file) = session.file() {
         eprintln!("recording to {}", file.display());
@@ -166,11 +167,14 @@ fn attend(session: &mut Session, signals: &Signals) -> Option<SessionReport> {
     let mut asked_to_stop = false;
     let mut traces = 0;
     loop {
-        if let Some(report) = session.wait(GLANCE) {
+        // Looked at first: a report may come between the two.
+        let has_ended = session.has_ended();
+        let report = session.wait(GLANCE);
+        if report.is_some() || has_ended {
             if on_terminal {
                 eprint!("{CLEAR_LINE}");
             }
-            return Some(report);
+            return report;
         }
         let now = session.progress();
         let since = |figures: &[CameraProgress]| Some((figures.first()?.at, now.first()?.at));
@@ -225,7 +229,7 @@ fn millis(latency: Option<Duration>) -> String {
     latency.map_or("-".to_owned(), |latency| format!("{:.1}", latency.as_secs_f64() * 1e3))
 }
 
-fn to_text(report: &SessionReport) -> String {
+fn to_text(report: &SessionReport, file: Option<&Path>) -> String {
     let seconds = report.stopped_at.saturating_since(report.started_at).as_secs_f64();
     let state = if report.degraded.is_empty() { "ok" } else { "degraded" };
     let mut text =
@@ -284,7 +288,12 @@ fn to_text(report: &SessionReport) -> String {
                 "  youquanti check my-experiment.toml is all ready? examples are in config/examples\n",
             );
         }
-        Some(Err(cause)) => text.push_str(&format!("file: NOT complete: {cause}\n")),
+        Some(Err(cause)) => {
+            text.push_str(&format!("file: NOT complete: {cause}\n"));
+            if let Some(file) = file {
+                text.push_str(&format!("  youquanti inspect {}     what is safe\n", file.display()));
+            }
+        }
         None => text.push_str("file: none, nothing was recorded\n"),
     }
     text
