@@ -199,10 +199,11 @@ fn recording(config: &Config, clock: &dyn Clock) -> RecordingPlan {
     }
 }
 
-/// `<directory>/<session>_<UTC as 20260131T235959Z>.h5`: sorts by time, and never names an earlier file.
+/// `<directory>/<session>_<UTC as 20260131T235959.123Z>.h5`: sorts by time, and names no earlier file, not even that of a
+/// session so short that the next begins within the same second.
 fn file_path(directory: &Path, session: &str, utc: UtcNanos) -> PathBuf {
     let stamp = jiff::Timestamp::from_nanosecond(i128::from(utc.0)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    directory.join(format!("{session}_{}.h5", stamp.strftime("%Y%m%dT%H%M%SZ")))
+    directory.join(format!("{session}_{}.h5", stamp.strftime("%Y%m%dT%H%M%S%.3fZ")))
 }
 
 #[cfg(test)]
@@ -212,6 +213,9 @@ mod tests {
     #[test]
     fn a_file_is_named_after_session_and_time() {
         let utc = UtcNanos(1_790_000_000_123_456_789);
-        assert_eq!(file_path("rec".as_ref(), "pilot", utc), PathBuf::from("rec/pilot_20260921T141320Z.h5"));
+        assert_eq!(
+            file_path("rec".as_ref(), "pilot", utc),
+            PathBuf::from("rec/pilot_20260921T141320.123Z.h5")
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! Sessions of the program from start to end: what they leave behind, however they end and whatever their cameras
 //! show.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::fs;
