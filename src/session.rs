@@ -117,6 +117,12 @@ impl Session {
         self.handle.wait(patience)
     }
 
+    /// Whether the session has ended. When it has and [`wait`](Self::wait) gives no report, it was lost to a
+    /// failure of this program.
+    pub fn has_ended(&self) -> bool {
+        self.handle.has_ended()
+    }
+
     /// Writes what happened to each frame of the last minute as a trace that Perfetto opens.
     ///
     /// # Errors

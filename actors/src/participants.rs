@@ -1,8 +1,10 @@
 //! Participants actor: turns each camera's face tracks into participants of the session.
 //!
 //! Owns who is who, by place in the picture: a new track takes over the participant who was last seen
-//! where it begins, else the next number. An id never changes hands silently: every change is a
-//! [`ParticipantChange`] and an event. Never looks at pixels and never drops a result.
+//! where it begins, else a new number. Of C cameras, the j-th person of camera k is P(1 + k + jC), so
+//! that numbers depend on no race between cameras; only where that is more than are expected, it is the
+//! highest free one, which leaves the first person of each camera their own. An id never changes hands silently: every change is a [`ParticipantChange`] and an
+//! event. Never looks at pixels and never drops a result.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,9 +31,11 @@ struct Seen {
 /// Who is who. Pure: sees results, never a clock.
 #[derive(Debug)]
 pub struct Roster {
-    expected: Option<u16>,
-    /// Last sight of each participant; `P1` is at 0.
-    seen: Vec<Seen>,
+    expected: Option<usize>,
+    /// Last sight of each participant, none of a number that nobody has; `P1` is at 0.
+    seen: Vec<Option<Seen>>,
+    /// Participants that were first seen in each camera.
+    newcomers: Vec<usize>,
 }
 
 /// What one frame changed.
@@ -44,33 +48,31 @@ pub struct RosterUpdate {
 }
 
 impl Roster {
-    /// A roster of at most `expected` participants; without it, of any number.
-    pub fn new(expected: Option<u16>) -> Self {
-        Self { expected, seen: Vec::new() }
+    /// A roster of at most `expected` participants, without it of any number, in so many cameras.
+    pub fn new(expected: Option<u16>, cameras: usize) -> Self {
+        Self { expected: expected.map(usize::from), seen: Vec::new(), newcomers: vec![0; cameras] }
     }
 
     /// Names the faces of one frame. Frames of a camera come in order.
     pub fn name(&mut self, frame: &FrameFaces) -> RosterUpdate {
         let mut update = RosterUpdate::default();
         for face in &frame.faces {
-            let known = self.seen.iter().position(|seen| seen.track == face.track);
+            let here = sight(frame, face);
+            let known = self.seen.iter().position(|seen| seen.is_some_and(|seen| seen.track == face.track));
             let index = known.or_else(|| {
-                let (index, why) = self.place_for(frame, face)?;
+                let (index, why) = self.place_for(frame, here)?;
                 update.changes.push(ParticipantChange {
                     at: frame.meta.captured_at,
                     participant: participant(index),
-                    camera: frame.meta.camera,
-                    track: face.track,
+                    camera: here.camera,
+                    track: here.track,
                     why,
                 });
                 Some(index)
             });
             if let Some(index) = index {
-                let seen = sight(frame, face);
-                match self.seen.get_mut(index) {
-                    Some(place) => *place = seen,
-                    None => self.seen.push(seen),
-                }
+                self.seen.resize(self.seen.len().max(index + 1), None);
+                self.seen[index] = Some(here);
             }
             update.participants.push(index.map(participant));
         }
@@ -78,25 +80,44 @@ impl Roster {
     }
 
     /// The participant that a new track belongs to: index and why.
-    fn place_for(&self, frame: &FrameFaces, face: &Face) -> Option<(usize, &'static str)> {
-        let here = sight(frame, face);
-        let is_free = |seen: &Seen| {
+    fn place_for(&mut self, frame: &FrameFaces, here: Seen) -> Option<(usize, &'static str)> {
+        let is_away = |seen: &Seen| {
             seen.camera == here.camera && frame.faces.iter().all(|other| other.track != seen.track)
         };
         let distance = |seen: &Seen| {
             let [dx, dy] = [seen.centre[0] - here.centre[0], seen.centre[1] - here.centre[1]];
             dx.hypot(dy) / seen.size.max(here.size)
         };
-        let nearest = (0..self.seen.len())
-            .filter(|&index| is_free(&self.seen[index]))
-            .map(|index| (index, distance(&self.seen[index])))
-            .min_by(|a, b| a.1.total_cmp(&b.1));
-        let is_full = self.expected.is_some_and(|expected| self.seen.len() >= usize::from(expected));
+        let away = self
+            .seen
+            .iter()
+            .enumerate()
+            .filter_map(|(index, seen)| seen.filter(is_away).map(|seen| (index, seen)));
+        let nearest = away.map(|(index, seen)| (index, distance(&seen))).min_by(|a, b| a.1.total_cmp(&b.1));
         match nearest {
-            Some((index, distance)) if distance <= REACH_IN_FACES || is_full => Some((index, "seen again")),
-            _ if is_full => None,
-            _ => Some((self.seen.len(), "first seen")),
+            Some((index, distance)) if distance <= REACH_IN_FACES => Some((index, "seen again")),
+            _ => match (self.new_number(here.camera), nearest) {
+                (Some(index), _) => Some((index, "first seen")),
+                (None, Some((index, _))) => Some((index, "seen again")),
+                (None, None) => None,
+            },
         }
+    }
+
+    /// A number that nobody has, for somebody who is first seen in this camera.
+    fn new_number(&mut self, camera: CameraId) -> Option<usize> {
+        let cameras = self.newcomers.len();
+        let newcomers = &mut self.newcomers[usize::from(camera.0)];
+        let own = usize::from(camera.0) + *newcomers * cameras;
+        let is_free = |index: &usize| self.seen.get(*index).is_none_or(Option::is_none);
+        let index = match self.expected {
+            Some(expected) if own >= expected => (0..expected).rfind(is_free)?,
+            _ if is_free(&own) => own,
+            // Somebody of another camera, for whom no number was left, has taken it.
+            _ => (0..self.expected?).rfind(is_free)?,
+        };
+        *newcomers += 1;
+        Some(index)
     }
 }
 
@@ -222,23 +243,41 @@ mod tests {
 
     #[test]
     fn a_face_that_comes_back_where_it_left_keeps_its_participant() {
-        let mut roster = Roster::new(None);
-        assert_eq!(name(&mut roster, 0, &[(1, 0.0), (2, 500.0)]), [Some(1), Some(2)]);
-        assert_eq!(name(&mut roster, 0, &[(2, 510.0)]), [Some(2)]);
-        assert_eq!(name(&mut roster, 0, &[(7, 60.0), (2, 510.0)]), [Some(1), Some(2)]);
+        let mut roster = Roster::new(None, 2);
+        assert_eq!(name(&mut roster, 0, &[(1, 0.0), (2, 500.0)]), [Some(1), Some(3)]);
+        assert_eq!(name(&mut roster, 0, &[(2, 510.0)]), [Some(3)]);
+        assert_eq!(name(&mut roster, 0, &[(7, 60.0), (2, 510.0)]), [Some(1), Some(3)]);
     }
 
     #[test]
     fn elsewhere_or_in_another_camera_a_new_track_is_a_new_participant() {
-        let mut roster = Roster::new(None);
+        let mut roster = Roster::new(None, 2);
         assert_eq!(name(&mut roster, 0, &[(1, 0.0)]), [Some(1)]);
         assert_eq!(name(&mut roster, 1, &[(2, 0.0)]), [Some(2)]);
         assert_eq!(name(&mut roster, 0, &[(3, 900.0)]), [Some(3)]);
     }
 
     #[test]
+    fn numbers_do_not_depend_on_which_camera_is_first() {
+        let (left, right): (&[_], &[_]) = (&[(1, 0.0), (2, 500.0)], &[(3, 0.0), (4, 500.0)]);
+        let mut roster = Roster::new(Some(4), 2);
+        assert_eq!(name(&mut roster, 0, left), [Some(1), Some(3)]);
+        assert_eq!(name(&mut roster, 1, right), [Some(2), Some(4)]);
+        let mut roster = Roster::new(Some(4), 2);
+        assert_eq!(name(&mut roster, 1, right), [Some(2), Some(4)]);
+        assert_eq!(name(&mut roster, 0, left), [Some(1), Some(3)]);
+    }
+
+    #[test]
+    fn with_one_expected_more_than_cameras_the_free_number_is_taken() {
+        let mut roster = Roster::new(Some(3), 2);
+        assert_eq!(name(&mut roster, 1, &[(1, 0.0), (2, 500.0)]), [Some(2), Some(3)]);
+        assert_eq!(name(&mut roster, 0, &[(3, 0.0)]), [Some(1)]);
+    }
+
+    #[test]
     fn nobody_gets_a_number_beyond_those_expected() {
-        let mut roster = Roster::new(Some(2));
+        let mut roster = Roster::new(Some(2), 2);
         assert_eq!(name(&mut roster, 0, &[(1, 0.0), (2, 300.0), (3, 600.0)]), [Some(1), Some(2), None]);
         assert_eq!(
             name(&mut roster, 0, &[(2, 300.0), (3, 600.0)]),
@@ -249,7 +288,7 @@ mod tests {
 
     #[test]
     fn every_change_is_said() {
-        let mut roster = Roster::new(None);
+        let mut roster = Roster::new(None, 2);
         let mut frame = FrameFaces::with_capacity(1);
         frame.meta.captured_at = Timestamp(77);
         assert_eq!(roster.name(&frame), RosterUpdate::default());

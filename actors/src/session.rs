@@ -232,7 +232,7 @@ impl Cast {
 
     fn participants_spec(&self, plan: &SessionPlan, cameras: usize, events: Recipient<Event>) -> ChildSpec {
         let (port, recorder) = (self.participants.clone(), self.recorder.clone());
-        let roster = Arc::new(Mutex::new(Roster::new(plan.expected_participants)));
+        let roster = Arc::new(Mutex::new(Roster::new(plan.expected_participants, cameras)));
         let factory: Factory = Box::new(move |lifeline| {
             let (roster, recorder, events) = (Arc::clone(&roster), recorder.clone(), events.clone());
             let make = move |_: &mut _| ParticipantsActor::new(roster, cameras, recorder, events, lifeline);
@@ -698,6 +698,11 @@ impl SessionHandle {
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
         }
+    }
+
+    /// Whether the session's thread has ended; without a report, it was lost.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     fn join(&mut self) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """MediaPipe and this program on the same frames, in turn, on this machine.
 
-    cargo build --release --bin youquanti-peer
+    cargo build --release -p youquanti-gpu --example youquanti-peer
     tools/setup.sh --test && .venv/bin/python benches/peers/run.py
 
 Renders one clip of one face and one of four (grid), runs both programs at least five times in turn
@@ -83,7 +83,7 @@ def machine() -> dict:
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    ap.add_argument("--ours", type=Path, default=ROOT / "target" / "release" / "youquanti-peer")
+    ap.add_argument("--ours", type=Path, default=ROOT / "target/release/examples/youquanti-peer")
     ap.add_argument("--repeats", type=int, default=5)
     ap.add_argument("--frames", type=int, default=200)
     ap.add_argument("--warmup", type=int, default=10)
@@ -91,7 +91,7 @@ def main():
     ap.add_argument("--results", type=Path, default=ROOT / "benches" / "results" / "peers.json")
     a = ap.parse_args()
     if not a.ours.is_file():
-        raise SystemExit(f"{a.ours} not found: cargo build --release --bin youquanti-peer")
+        raise SystemExit(f"{a.ours} not found: cargo build --release -p youquanti-gpu --example youquanti-peer")
     doc = dict(machine=machine(), repeats=a.repeats, commands={})
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)

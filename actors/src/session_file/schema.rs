@@ -119,7 +119,7 @@ pub struct FaceRow {
     pub track: u32,
     /// 1 is `P1`; 0: no participant is known for the track.
     pub participant: u32,
-    /// The detector's score, 0 to 1.
+    /// The score, 0 to 1, of the detection that began or last confirmed the track; the same until the next one.
     pub score: f32,
     /// x0, y0, x1, y1, pixels of the camera picture.
     pub bbox: [f32; 4],

@@ -4,11 +4,12 @@
 //! readers may follow (SWMR) and a killed process loses at most what came after the last flush.
 
 use std::fs::OpenOptions;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use hdf5::types::FixedUnicode;
 use hdf5::{File, Group, H5Type, Location};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use youquanti_models::blendshapes;
 use youquanti_models::face::{BLENDSHAPE_COUNT, FrameFaces, LANDMARK_COUNT};
 use youquanti_models::ids::{CameraId, CameraName, ParticipantId, TrackId};
@@ -196,26 +197,35 @@ impl SessionWriter {
     /// # Errors
     /// `AlreadyExists`, `Create`, `DiskFull`, `HeaderTooLong`, `Hdf5`; no file is left behind then.
     pub fn create(path: &Path, header: &SessionHeader<'_>) -> Result<Self, SessionFileError> {
-        match OpenOptions::new().write(true).create_new(true).open(path) {
-            Ok(_) => {}
-            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(SessionFileError::AlreadyExists { path: path.to_owned() });
-            }
-            Err(source) => return Err(SessionFileError::Create { path: path.to_owned(), source }),
+        if path.exists() {
+            return Err(SessionFileError::AlreadyExists { path: path.to_owned() });
         }
-        Self::fill(path, header).inspect_err(|_| {
-            // The error that is returned says more than a failure to remove an empty file.
-            std::fs::remove_file(path).ok();
+        // Under another name until it can be read: somebody who opened it earlier would hold HDF5's lock.
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(".new");
+        let unfinished = PathBuf::from(unfinished);
+        let failed = |source| SessionFileError::Create { path: path.to_owned(), source };
+        OpenOptions::new().write(true).create_new(true).open(&unfinished).map_err(failed)?;
+        let made = Self::fill(path, &unfinished, header).and_then(|writer| {
+            match renameat_with(CWD, &unfinished, CWD, path, RenameFlags::NOREPLACE) {
+                Ok(()) => Ok(writer),
+                Err(Errno::EXIST) => Err(SessionFileError::AlreadyExists { path: path.to_owned() }),
+                Err(error) => Err(failed(error.into())),
+            }
+        });
+        made.inspect_err(|_| {
+            // The error that is returned says more than a failure to remove a file without rows.
+            std::fs::remove_file(&unfinished).ok();
         })
     }
 
-    /// Turns the empty file at `path` into a session file.
-    fn fill(path: &Path, header: &SessionHeader<'_>) -> Result<Self, SessionFileError> {
+    /// Turns the empty file `unfinished` into a session file that will be called `path`.
+    fn fill(path: &Path, unfinished: &Path, header: &SessionHeader<'_>) -> Result<Self, SessionFileError> {
         let waiting = buffered_bytes(header.cameras.len());
         let space = DiskSpace::set_aside(path, header.options.reserve_bytes.max(4 * waiting))?;
         let file = File::with_options()
             .with_fapl(|access| access.libver_v110())
-            .create(path)
+            .create(unfinished)
             .map_err(failed_to("create", path.display().to_string()))?;
         write_header(&file, header)?;
         let parent = file.create_group(CAMERAS).map_err(failed_to("create", CAMERAS))?;
@@ -619,7 +629,7 @@ impl CameraTables {
         text_attribute(
             tables.head_pose.dataset(),
             "units",
-            "canonical face to camera, metres, right-handed, camera looks along -z",
+            "canonical face to camera, metres, right-handed, camera looks along -z, for a vertical field of view of 63 degrees",
         )?;
         Ok(tables)
     }
