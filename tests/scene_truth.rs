@@ -252,3 +252,15 @@ fn no_track_jumps_when_two_pairs_cross() {
 fn no_track_jumps_where_only_every_third_frame_is_looked_at() {
     check_crossing(2, 2, 3);
 }
+
+#[test]
+fn faces_are_found_again_at_once_after_any_gap() {
+    let options = SceneOptions { arrangement: Arrangement::Grid, seed: 1, ..SceneOptions::default() };
+    for gap in [1, 10, 20, 25, 30, 40] {
+        let tally = Tally::of(&options, (gap + 1, gap as usize));
+        assert!(tally.wrong.is_empty(), "{:#?}", tally.wrong);
+        assert_eq!((&tally.counts[..], tally.astray), (&[2, 2][..], 0), "after {gap} frames");
+        // The first look, at the detector's region, is coarser than those that follow.
+        assert!(tally.mean_error() < 2.5, "{:.2} px after {gap} frames", tally.mean_error());
+    }
+}

@@ -24,6 +24,9 @@ const GATE: f32 = 0.5;
 const GATE_GROWTH: f32 = 0.1;
 /// A detection this near to a live track's centre, in face sizes, is that track's face.
 const COVERED: f32 = 0.35;
+/// Beyond this distance from where it was expected after skipped frames, in face sizes, a face is looked at where the
+/// detector sees it.
+const MOVED_ON: f32 = 0.2;
 /// A detection and its track differ in size by at most this factor.
 const SIZE_RATIO_OF_DETECTION: f32 = 2.0;
 /// A face's size changes by at most this factor from one frame to the next.
@@ -316,7 +319,10 @@ impl Tracker {
             self.confirmed[track] = true;
             let (track, detection) = (&mut self.tracks[track], &detections[detection]);
             track.score = detection.score;
-            if missing {
+            // Over skipped frames a face may have left its track's region, or stand at its edge.
+            let skipped = track.seen + 1 < self.seq;
+            let moved_on = skipped && track.distance(self.seq, detection.bbox.center()) > MOVED_ON;
+            if missing || moved_on {
                 track.roi = detection.roi();
                 track.detected = true;
             }
@@ -666,6 +672,12 @@ mod tests {
             assert_eq!(faces.iter().map(|face| face.track).collect::<Vec<_>>(), expected, "frame {seq}");
         }
         assert_eq!(runs, [0, 10, 13, 14, 15], "on the frames after the loss");
+    }
+
+    #[test]
+    fn a_face_that_moved_far_while_frames_were_skipped_is_found_where_the_detector_sees_it() {
+        let scene = Scene::new(&[Path { velocity: [4.0, 0.0], ..Path::still(200.0, 200.0) }]);
+        check(every(10), &scene, &[0, 16, 17], &[(true, &[0]), (true, &[0]), (false, &[0])]);
     }
 
     #[test]
