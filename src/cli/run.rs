@@ -73,7 +73,12 @@ pub(crate) fn execute(args: &Args) -> Exit {
     let mut session = match Session::start(&config) {
         Ok(session) => session,
         Err(SessionError::Preflight(errors)) => return fail_config(Exit::Missing, &errors, args.json),
-        Err(error) => return fail(exit_of(&error), &error),
+        Err(error) => {
+            if args.json {
+                println!("{:#}", json!({ "state": "not started", "error": error.to_string() }));
+            }
+            return fail(exit_of(&error), &error);
+        }
     };
     announce(&config, &session);
     let report = attend(&mut session, &signals);
