@@ -14,6 +14,7 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use youquanti_gpu::cpu::colour::{self, Jpeg, Part};
 use youquanti_gpu::cpu::network::Network;
+use youquanti_gpu::cpu::shrink::Shrink;
 use youquanti_gpu::cpu::{crop, worker};
 use youquanti_gpu::testing::OwnedFrame;
 use youquanti_gpu::{CameraInput, CpuOptions, CpuPipeline, FaceOptions, runtime};
@@ -55,14 +56,10 @@ fn before_the_networks(c: &mut Criterion) {
             });
         });
         let plan = DetectorPlan::new(1280, 720, 60.0, 1280);
-        let (map, input) = worker::tile_input(&plan, &plan.tiles[0]);
-        let mut out = vec![0.0; 3 * input.width * input.height];
+        let mut shrink = Shrink::new(&plan, &plan.tiles[0], [1280, 720]);
+        let mut out = vec![0.0; 3 * (plan.input_width * plan.input_height) as usize];
         group.bench_function(format!("yunet_input/{}", format.name()), |b| {
-            b.iter(|| {
-                let part = crop::part_seen(&map, &input, &picture.layout);
-                let view = colour::rgb_part(&picture, part, &mut scratch).unwrap();
-                crop::sample(&view, &picture.layout, black_box(&map), &input, &mut out);
-            });
+            b.iter(|| shrink.run(black_box(&picture), &mut scratch, &mut out).unwrap());
         });
         group.bench_function(format!("to_rgb_720p/{}", format.name()), |b| {
             b.iter(|| {

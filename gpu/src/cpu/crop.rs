@@ -1,8 +1,10 @@
-//! From RGB pixels to a network's input: one bilinear sampler behind every crop, letterbox and resize.
+//! From RGB pixels to a network's input: one bilinear sampler behind crops and letterboxes.
 //!
 //! Output is planar f32, channel by channel. Output pixel (u, v) shows the picture at `map(u, v)`.
 //! Samples are taken at 1/64 of a pixel and rounded to whole numbers, as bytes would be, because MediaPipe's
 //! are (OpenCV's `warpAffine`, 1/32 of a pixel) and the landmark network notices.
+
+use std::ops::Range;
 
 use youquanti_models::PictureLayout;
 use youquanti_models::geometry::Affine2;
@@ -18,15 +20,6 @@ pub enum Border {
     Black,
 }
 
-/// Order of the output's channels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Channels {
-    /// Red first.
-    Rgb,
-    /// Blue first.
-    Bgr,
-}
-
 /// What a network wants to see.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Input {
@@ -34,13 +27,6 @@ pub struct Input {
     pub width: usize,
     /// Rows of the output.
     pub height: usize,
-    /// Columns and rows, from the left upper corner, that show the picture; the rest is black.
-    pub content: [usize; 2],
-    /// Samples a side that are averaged for a pixel of the output: 1 takes one bilinear sample as
-    /// MediaPipe does, more keep a picture that shrinks from aliasing.
-    pub samples: usize,
-    /// Order of the planes.
-    pub channels: Channels,
     /// A byte `b` becomes `b * scale + offset`.
     pub scale: f32,
     /// See `scale`.
@@ -49,23 +35,15 @@ pub struct Input {
     pub border: Border,
 }
 
-/// Samples a side that see every pixel of a picture shrunk by this factor: a bilinear sample mixes two. With
-/// fewer, the detector loses faces at the limit of its size: one of fifteen of 60 px in a 4K picture.
-pub fn samples_for(factor: f32) -> usize {
-    ((factor / 2.0).round() as usize).clamp(1, 64)
-}
-
 const FRACTION_BITS: u32 = 20;
 const ONE: i64 = 1 << FRACTION_BITS;
-
-/// Output pixels that are sampled in one go.
-const RUN: usize = 64;
+/// Bits of a weight along one axis.
+const WEIGHT_BITS: u32 = 6;
 
 /// The part of the picture that an output looks at.
 pub fn part_seen(map: &Affine2, input: &Input, layout: &PictureLayout) -> Part {
-    let first = if input.samples > 1 { -0.5 } else { 0.0 };
-    let [right, bottom] = input.content.map(|side| (side - 1) as f32 - first);
-    let corners = [[first, first], [right, first], [first, bottom], [right, bottom]].map(|at| map.apply(at));
+    let [right, bottom] = [input.width, input.height].map(|side| (side - 1) as f32);
+    let corners = [[0.0, 0.0], [right, 0.0], [0.0, bottom], [right, bottom]].map(|at| map.apply(at));
     // One pixel beyond on each side: the second tap, and what f32 rounds differently than the sampler.
     let range = |axis: usize, side: u32| {
         let low = corners.iter().map(|c| c[axis]).fold(f32::INFINITY, f32::min);
@@ -82,25 +60,12 @@ pub fn part_seen(map: &Affine2, input: &Input, layout: &PictureLayout) -> Part {
 
 /// Samples the picture. `view` must hold at least [`part_seen`] of it.
 ///
-/// `out` holds three planes of `input.width * input.height`.
+/// `out` holds three planes of `input.width * input.height`: red, green, blue.
 pub fn sample(view: &RgbView<'_>, layout: &PictureLayout, map: &Affine2, input: &Input, out: &mut [f32]) {
-    let taps = Taps::new(view, layout, input.border);
-    if input.samples > 1 {
-        let averaged = Averaged::new(taps, map, input.samples);
-        fill(view, map, input, out, |x, y| averaged.at(x, y));
-    } else {
-        fill(view, map, input, out, |x, y| taps.at(x, y));
-    }
-}
-
-/// Writes every pixel of the output with the colour that `at` gives for its place in the picture.
-#[inline(always)]
-fn fill(view: &RgbView<'_>, map: &Affine2, input: &Input, out: &mut [f32], at: impl Fn(i64, i64) -> u64) {
     let plane = input.width * input.height;
     let (first, rest) = out[..3 * plane].split_at_mut(plane);
     let (second, third) = rest.split_at_mut(plane);
-    let swapped = view.is_bgr != (input.channels == Channels::Bgr);
-    let (first, third) = if swapped { (third, first) } else { (first, third) };
+    let (first, third) = if view.is_bgr { (third, first) } else { (first, third) };
     let rows = first
         .chunks_exact_mut(input.width)
         .zip(second.chunks_exact_mut(input.width))
@@ -108,32 +73,15 @@ fn fill(view: &RgbView<'_>, map: &Affine2, input: &Input, out: &mut [f32], at: i
     let [[dx_u, dx_v, x0], [dy_u, dy_v, y0]] = map.m.map(|row| row.map(fixed));
     // So that cutting a position to 1/64 pixel rounds it.
     let (x0, y0) = (x0 + ONE / 128, y0 + ONE / 128);
-    let [columns, content_rows] = input.content;
-    let scale = input.scale / (input.samples * input.samples) as f32;
-    for (v, ((first, second), third)) in rows.enumerate() {
-        let shown = if v < content_rows { columns } else { 0 };
-        for row in [&mut first[shown..], &mut second[shown..], &mut third[shown..]] {
-            row.fill(input.offset);
-        }
-        let mut x = x0 + dx_v * v as i64;
-        let mut y = y0 + dy_v * v as i64;
-        // By runs of pixels, so that the compiler can turn a whole run into numbers at once.
-        let mut run = [0; RUN];
-        let runs = first[..shown]
-            .chunks_mut(RUN)
-            .zip(second[..shown].chunks_mut(RUN))
-            .zip(third[..shown].chunks_mut(RUN));
-        for ((first, second), third) in runs {
-            for packed in &mut run[..first.len()] {
-                *packed = at(x, y);
-                x += dx_u;
-                y += dy_u;
-            }
-            for (lane, plane) in [first, second, third].into_iter().enumerate() {
-                for (to, packed) in plane.iter_mut().zip(&run) {
-                    let value = (packed >> (lane as u32 * LANE)) as u32 & LANE_MASK;
-                    *to = value as f32 * scale + input.offset;
-                }
+    let source = Source::new(view, layout, input.border);
+    let mut run = Run::default();
+    for (v, ((first, second), third)) in (0..).zip(rows) {
+        let mut at = [x0 + dx_v * v, y0 + dy_v * v];
+        let planes = first.chunks_mut(RUN).zip(second.chunks_mut(RUN)).zip(third.chunks_mut(RUN));
+        for ((first, second), third) in planes {
+            at = run.gather(&source, at, [dx_u, dy_u], first.len());
+            for (shift, plane) in [0, 8, 16].into_iter().zip([first, second, third]) {
+                run.mix(shift, input.scale, input.offset, plane);
             }
         }
     }
@@ -144,123 +92,49 @@ fn fixed(value: f32) -> i64 {
     (f64::from(value) * ONE as f64) as i64
 }
 
-/// The sum of several samples spread evenly over an output pixel.
-struct Averaged<'a> {
-    taps: Taps<'a>,
-    samples: usize,
-    /// From an output pixel's place to its first sample.
-    start: [i64; 2],
-    /// From sample to sample along a row, and from row to row.
-    step_u: [i64; 2],
-    step_v: [i64; 2],
-}
-
-impl<'a> Averaged<'a> {
-    fn new(taps: Taps<'a>, map: &Affine2, samples: usize) -> Self {
-        let n = samples as f32;
-        let first = 0.5 / n - 0.5;
-        let [[dx_u, dx_v, _], [dy_u, dy_v, _]] = map.m;
-        Self {
-            taps,
-            samples,
-            start: [fixed((dx_u + dx_v) * first), fixed((dy_u + dy_v) * first)],
-            step_u: [fixed(dx_u / n), fixed(dy_u / n)],
-            step_v: [fixed(dx_v / n), fixed(dy_v / n)],
-        }
-    }
-
-    /// The sum of the samples, packed; there are fewer than 2¹³.
-    #[inline(always)]
-    fn at(&self, x: i64, y: i64) -> u64 {
-        let mut sum = 0;
-        let (x, y) = (x + self.start[0], y + self.start[1]);
-        for row in 0..self.samples as i64 {
-            for column in 0..self.samples as i64 {
-                sum += self.taps.at(
-                    x + column * self.step_u[0] + row * self.step_v[0],
-                    y + column * self.step_u[1] + row * self.step_v[1],
-                );
-            }
-        }
-        sum
-    }
-}
-
-/// Reads four pixels and mixes them.
-///
-/// The three channels of a pixel are mixed at once, 21 bits apart in a `u64`: 8 bits of colour times 12 bits of
-/// weight leave room for the sum.
-#[derive(Clone, Copy)]
-struct Taps<'a> {
+/// Where pixels are read from.
+struct Source<'a> {
     view: RgbView<'a>,
-    /// Where the four pixels can be read as they are: columns and rows of the view.
-    inner_width: u64,
-    inner_height: u64,
+    /// Columns and rows of the picture at which four pixels can be read as they are.
+    columns: Range<i64>,
+    rows: Range<i64>,
     picture_width: i64,
     picture_height: i64,
     border: Border,
 }
 
-/// Bits between the channels of a packed pixel.
-const LANE: u32 = 21;
-const LANE_MASK: u32 = (1 << LANE) - 1;
-/// The lowest byte of each channel.
-const BYTES: u64 = 0xff | 0xff << LANE | 0xff << (2 * LANE);
-/// Bits of a weight along one axis.
-const WEIGHT_BITS: u32 = 6;
-/// A half in each channel of a mixed pixel.
-const HALVES: u64 = (1 << (2 * WEIGHT_BITS - 1)) * (1 | 1 << LANE | 1 << (2 * LANE));
-
-impl<'a> Taps<'a> {
+impl<'a> Source<'a> {
     fn new(view: &RgbView<'a>, layout: &PictureLayout, border: Border) -> Self {
+        let inner = |first: usize, len: usize| first as i64..(first + len) as i64;
+        let Part { x0, y0, width, height } = view.part;
         Self {
             view: *view,
             // The reads below take eight bytes for two pixels, so the last columns are left out.
-            inner_width: view.part.width.saturating_sub(2) as u64,
-            inner_height: view.part.height.saturating_sub(1) as u64,
+            columns: inner(x0, width.saturating_sub(2)),
+            rows: inner(y0, height.saturating_sub(1)),
             picture_width: i64::from(layout.width),
             picture_height: i64::from(layout.height),
             border,
         }
     }
 
-    /// The colour at a position in units of 2⁻²⁰ pixels, packed, each channel rounded to a whole number.
+    /// Whether all four pixels around a position can be read as they are.
+    fn is_inner(&self, [x, y]: [i64; 2]) -> bool {
+        self.columns.contains(&(x >> FRACTION_BITS)) && self.rows.contains(&(y >> FRACTION_BITS))
+    }
+
+    /// Two pixels side by side, three bytes each.
     #[inline(always)]
-    fn at(&self, x: i64, y: i64) -> u64 {
-        let (column, row) = (x >> FRACTION_BITS, y >> FRACTION_BITS);
-        let weight = |position: i64| ((position & (ONE - 1)) >> (FRACTION_BITS - WEIGHT_BITS)) as u64;
-        let (right, down) = (weight(x), weight(y));
-        let (left, up) = ((1 << WEIGHT_BITS) - right, (1 << WEIGHT_BITS) - down);
-        let (in_view, row_in_view) = (column - self.view.part.x0 as i64, row - self.view.part.y0 as i64);
-        // Negative ones are beyond any width, too.
-        let inside = (in_view as u64) < self.inner_width && (row_in_view as u64) < self.inner_height;
-        let [top, bottom] = if inside {
-            let at = row_in_view as usize * self.view.stride + in_view as usize * 3;
-            [self.pair(at), self.pair(at + self.view.stride)]
-        } else {
-            [self.border_pair(column, row), self.border_pair(column, row + 1)]
-        };
-        let mixed = top[0] * (left * up)
-            + top[1] * (right * up)
-            + bottom[0] * (left * down)
-            + bottom[1] * (right * down);
-        (mixed + HALVES) >> (2 * WEIGHT_BITS) & BYTES
+    fn pair(&self, at: usize) -> u64 {
+        self.view.bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
     }
 
-    /// Two pixels side by side.
-    #[inline(always)]
-    fn pair(&self, at: usize) -> [u64; 2] {
-        let both = self.view.bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        [pack(both), pack(both >> 24)]
+    /// Two pixels side by side that may lie outside the picture.
+    fn border_pair(&self, column: i64, row: i64) -> u64 {
+        u64::from(self.border_pixel(column, row)) | u64::from(self.border_pixel(column + 1, row)) << 24
     }
 
-    #[cold]
-    #[inline(never)]
-    fn border_pair(&self, column: i64, row: i64) -> [u64; 2] {
-        [self.border_pixel(column, row), self.border_pixel(column + 1, row)]
-    }
-
-    fn border_pixel(&self, column: i64, row: i64) -> u64 {
+    fn border_pixel(&self, column: i64, row: i64) -> u32 {
         let inside = (column.clamp(0, self.picture_width - 1), row.clamp(0, self.picture_height - 1));
         if self.border == Border::Black && inside != (column, row) {
             return 0;
@@ -268,12 +142,86 @@ impl<'a> Taps<'a> {
         let part = &self.view.part;
         let at = (inside.1 as usize - part.y0) * self.view.stride + (inside.0 as usize - part.x0) * 3;
         let [r, g, b] = self.view.bytes[at..].first_chunk().map_or([0; 3], |bytes| *bytes);
-        pack(u64::from_le_bytes([r, g, b, 0, 0, 0, 0, 0]))
+        u32::from_le_bytes([r, g, b, 0])
     }
 }
 
-/// The three lowest bytes, [`LANE`] bits apart.
-#[inline(always)]
-fn pack(pixel: u64) -> u64 {
-    (pixel & 0xff) | (pixel & 0xff00) << (LANE - 8) | (pixel & 0xff_0000) << (2 * (LANE - 8))
+/// Output pixels that are sampled in one go.
+const RUN: usize = 64;
+
+/// Four pixels around each position of a run, and how near it is to them: in columns, so that the compiler can
+/// mix several at once.
+struct Run {
+    /// Left and right pixel above, left and right pixel below; the highest byte means nothing.
+    pixels: [[u32; RUN]; 4],
+    /// Weights of the right and of the lower pixels, 1/64.
+    right: [i32; RUN],
+    down: [i32; RUN],
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self { pixels: [[0; RUN]; 4], right: [0; RUN], down: [0; RUN] }
+    }
+}
+
+impl Run {
+    /// Reads the pixels around `len` positions in units of 2⁻²⁰ pixels, from `at` on; the position after them.
+    fn gather(&mut self, source: &Source<'_>, at: [i64; 2], step: [i64; 2], len: usize) -> [i64; 2] {
+        let after = |steps: usize| [0, 1].map(|axis| at[axis] + step[axis] * steps as i64);
+        let Part { x0, y0, .. } = source.view.part;
+        // Between two inner positions there are only inner ones.
+        if source.is_inner(at) && source.is_inner(after(len - 1)) {
+            self.fill(at, step, len, |column, row| {
+                let at = (row as usize - y0) * source.view.stride + (column as usize - x0) * 3;
+                [source.pair(at), source.pair(at + source.view.stride)]
+            });
+        } else {
+            self.fill(at, step, len, |column, row| {
+                [source.border_pair(column, row), source.border_pair(column, row + 1)]
+            });
+        }
+        after(len)
+    }
+
+    #[inline(always)]
+    fn fill(
+        &mut self,
+        [mut x, mut y]: [i64; 2],
+        step: [i64; 2],
+        len: usize,
+        pairs: impl Fn(i64, i64) -> [u64; 2],
+    ) {
+        let weight = |position: i64| ((position & (ONE - 1)) >> (FRACTION_BITS - WEIGHT_BITS)) as i32;
+        let [left_above, right_above, left_below, right_below] = &mut self.pixels;
+        for i in 0..len.min(RUN) {
+            let [above, below] = pairs(x >> FRACTION_BITS, y >> FRACTION_BITS);
+            (left_above[i], right_above[i]) = (above as u32, (above >> 24) as u32);
+            (left_below[i], right_below[i]) = (below as u32, (below >> 24) as u32);
+            (self.right[i], self.down[i]) = (weight(x), weight(y));
+            x += step[0];
+            y += step[1];
+        }
+    }
+
+    /// Mixes one channel, rounds it to a whole level and scales that.
+    ///
+    /// All numbers up to the rounding are multiples of 2⁻¹³ below 2⁸ or whole ones below 2²⁰: f32 holds them exactly.
+    #[inline(always)]
+    fn mix(&self, shift: u32, scale: f32, offset: f32, out: &mut [f32]) {
+        /// Adding it leaves no room for a fraction.
+        const WHOLE: f32 = (1 << 23) as f32;
+        const WEIGHTS: f32 = (1 << WEIGHT_BITS) as f32;
+        for (i, to) in out.iter_mut().enumerate().take(RUN) {
+            let [left_above, right_above, left_below, right_below] =
+                self.pixels.each_ref().map(|pixels| (pixels[i] >> shift & 0xff) as i32 as f32);
+            let (right, down) = (self.right[i] as f32, self.down[i] as f32);
+            let above = left_above * WEIGHTS + (right_above - left_above) * right;
+            let below = left_below * WEIGHTS + (right_below - left_below) * right;
+            let mixed = above * WEIGHTS + (below - above) * down;
+            // A little more, so that halves go up.
+            let level = mixed * (1.0 / (WEIGHTS * WEIGHTS)) + 0.5 / (WEIGHTS * WEIGHTS);
+            *to = (level + WHOLE - WHOLE) * scale + offset;
+        }
+    }
 }

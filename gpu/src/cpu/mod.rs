@@ -8,6 +8,7 @@ pub mod colour;
 pub mod crop;
 pub mod lanes;
 pub mod network;
+pub mod shrink;
 pub mod worker;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};

@@ -7,15 +7,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 use youquanti_models::blazeface::{BlazeFace, Letterbox, sigmoid};
 use youquanti_models::geometry::{Affine2, landmarks_to_picture};
 use youquanti_models::head_pose::{head_pose, mediapipe_depth_scale};
-use youquanti_models::yunet::{self, DetectorPlan, StrideOutput, Tile};
+use youquanti_models::yunet::{self, DetectorPlan, StrideOutput};
 use youquanti_models::{
     BLENDSHAPE_COUNT, Detection, Frame, LANDMARK_COUNT, Picture, PictureLayout, PixelFormat, Roi, blendshapes,
 };
 
 use super::colour::{self, ColourError, Jpeg};
-use super::crop::{self, Border, Channels, Input};
+use super::crop::{self, Border, Input};
 use super::lanes::Worker;
 use super::network::{Network, NetworkError};
+use super::shrink::Shrink;
 use crate::networks::Networks;
 use crate::options::{Detector, DetectorSize};
 use crate::runtime::Runtime;
@@ -284,48 +285,13 @@ impl LaneDetector {
 /// What a BlazeFace network of this size wants to see.
 pub fn letterbox_input(size: u32) -> Input {
     let size = size as usize;
-    Input {
-        width: size,
-        height: size,
-        content: [size; 2],
-        samples: 1,
-        channels: Channels::Rgb,
-        scale: 1.0 / 127.5,
-        offset: -1.0,
-        border: Border::Black,
-    }
+    Input { width: size, height: size, scale: 1.0 / 127.5, offset: -1.0, border: Border::Black }
 }
 
 /// What the landmark network wants to see.
 pub fn landmark_input() -> Input {
     let size = CROP as usize;
-    Input {
-        width: size,
-        height: size,
-        content: [size; 2],
-        samples: 1,
-        channels: Channels::Rgb,
-        scale: 1.0 / 255.0,
-        offset: 0.0,
-        border: Border::Replicate,
-    }
-}
-
-/// What YuNet wants to see of a tile, and where it is in the picture.
-pub fn tile_input(plan: &DetectorPlan, tile: &Tile) -> (Affine2, Input) {
-    let ([x0, y0], [x1, y1]) = (tile.to_picture([0.0, 0.0]), tile.to_picture([1.0, 1.0]));
-    let map = Affine2 { m: [[x1 - x0, 0.0, x0], [0.0, y1 - y0, y0]] };
-    let input = Input {
-        width: plan.input_width as usize,
-        height: plan.input_height as usize,
-        content: tile.content.map(|side| side as usize),
-        samples: crop::samples_for((x1 - x0).max(y1 - y0)),
-        channels: Channels::Bgr,
-        scale: 1.0,
-        offset: 0.0,
-        border: Border::Replicate,
-    };
-    (map, input)
+    Input { width: size, height: size, scale: 1.0 / 255.0, offset: 0.0, border: Border::Replicate }
 }
 
 /// How YuNet looks at pictures.
@@ -346,6 +312,8 @@ impl YuNetViews {
 struct YuNet {
     picture: [u32; 2],
     plan: DetectorPlan,
+    /// One for each tile of the plan.
+    shrinks: Vec<Shrink>,
     network: Network,
 }
 
@@ -367,7 +335,8 @@ impl YuNet {
             [("N", 1), ("W", width), ("H", height), ("A8", cells(8)), ("A16", cells(16)), ("A32", cells(32))];
         let network =
             Network::load(runtime, networks.detector.id, &networks.detector.onnx, &sizes, &OUTPUTS)?;
-        Ok(Self { picture, plan, network })
+        let shrinks = plan.tiles.iter().map(|tile| Shrink::new(&plan, tile, picture)).collect();
+        Ok(Self { picture, plan, shrinks, network })
     }
 
     fn run(
@@ -378,10 +347,7 @@ impl YuNet {
         rgb: &mut Vec<u8>,
     ) -> Result<(), WorkError> {
         let tile = &self.plan.tiles[task.tile];
-        let (map, input) = tile_input(&self.plan, tile);
-        let part = crop::part_seen(&map, &input, &picture.layout);
-        let view = colour::rgb_part(picture, part, rgb)?;
-        crop::sample(&view, &picture.layout, &map, &input, self.network.input());
+        self.shrinks[task.tile].run(picture, rgb, self.network.input())?;
         let outputs = self.network.run()?;
         let stride = |at: usize| -> Result<StrideOutput<'_>, NetworkError> {
             let of = |kind: usize| outputs.get(kind * yunet::STRIDES.len() + at);

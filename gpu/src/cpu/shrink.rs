@@ -1,0 +1,188 @@
+//! From a camera's picture to the detector's input: an upright part of it, made smaller.
+//!
+//! Rows first, then columns, with weights that are worked out once for a size: 16-bit sums of bytes, which
+//! compilers turn into vector instructions, and nothing is rounded on the way. A few rows of the picture are
+//! converted to RGB at a time, so that they are still in the cache when they are read.
+//! Crops that turn are [`super::crop`]'s.
+
+use youquanti_models::Picture;
+use youquanti_models::yunet::{DetectorPlan, Tile};
+
+use super::colour::{self, ColourError, Part};
+
+/// Rows of the output that the picture is converted for in one go.
+const BAND: usize = 16;
+
+/// Output pixels that are summed up before they are written to the planes.
+const RUN: usize = 64;
+
+/// What the weights of an output pixel add up to along one axis: a byte times this fits 16 bits.
+const WEIGHT_SUM: u16 = 256;
+
+/// Samples a side that see every pixel of a picture shrunk by this factor: a bilinear sample mixes two. With
+/// fewer, the detector loses faces at the limit of its size: one of fifteen of 60 px in a 4K picture.
+fn samples_for(factor: f64) -> usize {
+    ((factor / 2.0).round() as usize).clamp(1, 64)
+}
+
+/// Which pixels along one axis make an output pixel.
+#[derive(Debug)]
+struct Axis {
+    /// Picture pixels for each output pixel.
+    taps: usize,
+    /// For each output pixel the first of them.
+    first: Vec<usize>,
+    /// For each output pixel `taps` weights; their sum is [`WEIGHT_SUM`].
+    weights: Vec<u16>,
+}
+
+impl Axis {
+    /// Output pixel `u` of `len` is the mean of bilinear samples spread evenly over it, around `u * step + start`
+    /// in a picture of `side` pixels, which goes on as its edges are.
+    fn new(step: f64, start: f64, len: usize, side: usize) -> Self {
+        let samples = samples_for(step);
+        let last = side - 1;
+        let seen = |u: usize, sample: usize| {
+            let at = (u as f64 + (sample as f64 + 0.5) / samples as f64 - 0.5) * step + start;
+            let at = at.clamp(0.0, last as f64);
+            // `as` cuts off, and makes 0 of what is no number.
+            let low = at as usize;
+            (low, (low + 1).min(last), at - low as f64)
+        };
+        let spans = (0..len).map(|u| (seen(u, 0).0, seen(u, samples - 1).1));
+        let taps = spans.clone().map(|(low, high)| high - low + 1).max().unwrap_or(1);
+        let first: Vec<usize> = spans.map(|(low, _)| low.min(side - taps)).collect();
+        let mut weights = Vec::with_capacity(len * taps);
+        let mut exact = vec![0.0; taps];
+        for (u, first) in first.iter().enumerate() {
+            exact.fill(0.0);
+            for (low, high, fraction) in (0..samples).map(|sample| seen(u, sample)) {
+                exact[low - first] += 1.0 - fraction;
+                exact[high - first] += fraction;
+            }
+            // What has been given away so far is rounded, so that nothing is lost at the end.
+            let (mut sum, mut given) = (0.0, 0);
+            for weight in &exact {
+                sum += weight;
+                let due = (sum / samples as f64 * f64::from(WEIGHT_SUM)).round() as u16;
+                weights.push(due - given);
+                given = due;
+            }
+        }
+        Self { taps, first, weights }
+    }
+
+    /// First pixel and weights of each output pixel.
+    fn pixels(&self) -> impl Iterator<Item = (usize, &[u16])> {
+        self.first.iter().copied().zip(self.weights.chunks_exact(self.taps))
+    }
+
+    /// The first of the pixels that these output pixels, not none, see, and their number.
+    fn span(&self, pixels: std::ops::Range<usize>) -> (usize, usize) {
+        let first = self.first[pixels.start];
+        (first, self.first[pixels.end - 1] + self.taps - first)
+    }
+}
+
+/// Makes one tile's input from pictures of one size.
+#[derive(Debug)]
+pub struct Shrink {
+    columns: Axis,
+    rows: Axis,
+    /// Width and height of the network's input.
+    input: [usize; 2],
+    /// Weighted sums of the rows that an output row sees, three channels a pixel and one number more.
+    sums: Vec<u16>,
+}
+
+impl Shrink {
+    /// For a tile of the plan for pictures of this width and height.
+    pub fn new(plan: &DetectorPlan, tile: &Tile, [width, height]: [u32; 2]) -> Self {
+        let ([x0, y0], [x1, y1]) = (tile.to_picture([0.0; 2]), tile.to_picture([1.0; 2]));
+        let axis = |from: f32, to: f32, len: u32, side: u32| {
+            Axis::new(f64::from(to) - f64::from(from), f64::from(from), len as usize, side.max(1) as usize)
+        };
+        let columns = axis(x0, x1, tile.content[0], width);
+        let rows = axis(y0, y1, tile.content[1], height);
+        let seen = columns.span(0..columns.first.len()).1;
+        let input = [plan.input_width, plan.input_height].map(|side| side as usize);
+        Self { columns, rows, input, sums: vec![0; seen * 3 + 1] }
+    }
+
+    /// Fills `out`, the planes blue, green and red of the network's input, with levels of 0 to 255; what the
+    /// tile does not cover is black. `scratch` is for [`colour::rgb_part`].
+    ///
+    /// # Errors
+    /// See [`colour::rgb_part`].
+    pub fn run(
+        &mut self,
+        picture: &Picture<'_>,
+        scratch: &mut Vec<u8>,
+        out: &mut [f32],
+    ) -> Result<(), ColourError> {
+        let [width, height] = self.input;
+        let plane = width * height;
+        let [shown, shown_rows] = [self.columns.first.len(), self.rows.first.len()];
+        for plane in out[..3 * plane].chunks_exact_mut(plane) {
+            for row in plane[..shown_rows * width].chunks_exact_mut(width) {
+                row[shown..].fill(0.0);
+            }
+            plane[shown_rows * width..].fill(0.0);
+        }
+        let (x0, seen) = self.columns.span(0..shown);
+        for band in (0..shown_rows).step_by(BAND) {
+            let band = band..(band + BAND).min(shown_rows);
+            let (y0, height) = self.rows.span(band.clone());
+            let view = colour::rgb_part(picture, Part { x0, y0, width: seen, height }, scratch)?;
+            let from = &view.bytes[(x0 - view.part.x0) * 3..];
+            let (blue, rest) = out.split_at_mut(plane);
+            let (green, red) = rest.split_at_mut(plane);
+            let (first, third) = if view.is_bgr { (blue, red) } else { (red, blue) };
+            for (v, (y, weights)) in band.clone().zip(self.rows.pixels().skip(band.start)) {
+                let rows = from[(y - view.part.y0) * view.stride..].chunks(view.stride);
+                add_rows(rows, weights, &mut self.sums[..seen * 3]);
+                let row = v * width..v * width + shown;
+                let planes = [&mut first[row.clone()], &mut green[row.clone()], &mut third[row]];
+                add_columns(&self.sums, &self.columns, x0, planes);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The weighted sum of rows of bytes.
+fn add_rows<'a>(rows: impl Iterator<Item = &'a [u8]>, weights: &[u16], sums: &mut [u16]) {
+    for (tap, (row, &weight)) in rows.zip(weights).enumerate() {
+        let terms = row.iter().map(|&byte| u16::from(byte) * weight);
+        if tap == 0 {
+            sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum = term);
+        } else {
+            sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+        }
+    }
+}
+
+/// The weighted sums of pixels, `sums` beginning with column `x0`, as levels in three planes.
+fn add_columns(sums: &[u16], columns: &Axis, x0: usize, [first, second, third]: [&mut [f32]; 3]) {
+    const LEVEL: f32 = 1.0 / (WEIGHT_SUM as f32 * WEIGHT_SUM as f32);
+    let mut run = [[0_u32; 4]; RUN];
+    let mut pixels = columns.pixels();
+    let planes = first.chunks_mut(RUN).zip(second.chunks_mut(RUN)).zip(third.chunks_mut(RUN));
+    for ((first, second), third) in planes {
+        for (to, (x, weights)) in run[..first.len()].iter_mut().zip(&mut pixels) {
+            let taps = sums[(x - x0) * 3..].windows(4).step_by(3);
+            *to = [0; 4];
+            for (tap, &weight) in taps.zip(weights) {
+                // The fourth number belongs to the next pixel and is for company: four are added at once.
+                for (sum, &channel) in to.iter_mut().zip(tap) {
+                    *sum += u32::from(channel) * u32::from(weight);
+                }
+            }
+        }
+        for (channel, plane) in [first, second, third].into_iter().enumerate() {
+            for (to, pixel) in plane.iter_mut().zip(&run) {
+                *to = pixel[channel] as i32 as f32 * LEVEL;
+            }
+        }
+    }
+}
