@@ -56,7 +56,7 @@ bench: setup ## criterion benches
 
 peers: setup-test ## side by side with MediaPipe, writes benches/results/peers.json
 	cargo build $(CARGO_FLAGS) -p youquanti-gpu --example youquanti-peer
-	.venv/bin/python benches/peers/run.py --ours target/release/examples/youquanti-peer
+	.venv/bin/python benches/peers/run.py
 
 clean: ## remove build output, not .venv
 	cargo clean
