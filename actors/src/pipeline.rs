@@ -45,6 +45,9 @@ const TRACKS_OUTLIVE: Duration = Duration::from_secs(1);
 /// How long a result waits before it looks again for a receiver that has crashed.
 const RECEIVER_RETRY: Duration = Duration::from_millis(10);
 
+/// Lives of the receiver that one result may cost before it is given up and its frame counted as failed.
+const MOST_LIVES_FOR_A_RESULT: u32 = 3;
+
 /// What a pipeline worker is made from.
 #[derive(Clone)]
 pub struct PipelinePlan {
@@ -89,7 +92,7 @@ struct Input {
 
 /// A result on its way to the participants actor. The frame counts as delivered when it got there.
 struct Handover {
-    taken: Pin<Box<dyn Future<Output = ()>>>,
+    taken: Pin<Box<dyn Future<Output = bool>>>,
     delivery: Delivery,
 }
 
@@ -214,10 +217,12 @@ impl Work {
         cx: &mut TaskContext<'_>,
     ) -> Poll<Result<(), PipelineError>> {
         if let Some(handover) = &mut self.handover {
-            ready!(handover.taken.as_mut().poll(cx));
-        }
-        if let Some(handover) = self.handover.take() {
-            handover.delivery.ticket.delivered();
+            let was_taken = ready!(handover.taken.as_mut().poll(cx));
+            match self.handover.take() {
+                Some(handover) if was_taken => handover.delivery.ticket.delivered(),
+                Some(handover) => handover.delivery.ticket.dropped(DropReason::Failed),
+                None => {}
+            }
         }
         while self.pipeline.has_room()
             && let Some(delivery) = self.next_frame(cx)
@@ -268,15 +273,23 @@ impl Work {
     }
 }
 
-/// Waits until a participants actor has taken the result, over that actor's restarts.
-fn hand_over(faces: FrameFaces, to: Port<ParticipantsActor>) -> Pin<Box<dyn Future<Output = ()>>> {
+/// Waits until a participants actor has taken the result, over that actor's restarts; false when
+/// several lives of it ended with this result, which is then no good to anybody.
+fn hand_over(faces: FrameFaces, to: Port<ParticipantsActor>) -> Pin<Box<dyn Future<Output = bool>>> {
     let message = FacesFound(Arc::new(faces));
     Box::pin(async move {
+        let mut ended_with_it = None;
+        let mut lives = 0;
         loop {
-            if let Some(receiver) = to.get()
-                && receiver.send(message.clone()).await.is_ok()
-            {
-                return;
+            if let Some(receiver) = to.get().filter(|receiver| Some(receiver) != ended_with_it.as_ref()) {
+                if receiver.send(message.clone()).await.is_ok() {
+                    return true;
+                }
+                lives += 1;
+                if lives == MOST_LIVES_FOR_A_RESULT {
+                    return false;
+                }
+                ended_with_it = Some(receiver);
             }
             actix_rt::time::sleep(RECEIVER_RETRY).await;
         }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use session_stub::*;
 use youquanti_actors::capture::Pace;
 use youquanti_actors::fault;
-use youquanti_actors::ledger::DropReason;
+use youquanti_actors::ledger::{Consumer, DropReason};
 use youquanti_actors::session::{SessionHandle, SessionReport, StartError};
 use youquanti_actors::session_file::{Inspection, SessionReader};
 use youquanti_actors::supervision::WhenExhausted;
@@ -493,6 +493,22 @@ fn a_panic_of_the_participants_loses_no_result_and_nobody_changes_their_number()
         }
     }
     assert_eq!(inspection.events_by_kind["participant"], 2 * FACES as u64, "nobody is announced twice");
+}
+
+#[test]
+fn a_result_that_ends_every_receiver_is_given_up_and_the_next_ones_go_on() {
+    let _serial = serially();
+    let camera = Source::new(Pace::Lossless);
+    let setup = Setup::new(&[&camera], Stub::free());
+    let session = setup.start();
+    one_by_one(&session, &camera, 0, 3);
+    let armed = [(); 3].map(|()| fault::arm("participants:found", 0));
+    one_by_one(&session, &camera, 0, 1);
+    assert!(!armed[0].is_armed());
+    one_by_one(&session, &camera, 0, 3);
+    let (report, _) = setup.finish(session);
+    let pipeline = report.cameras[0].ledger.consumers[Consumer::Pipeline as usize];
+    assert_eq!((pipeline.delivered, pipeline.dropped[DropReason::Failed as usize]), (6, 1));
 }
 
 /// The recorder fails at `point` after ten frames were written: the session stops by itself, and those frames
