@@ -186,3 +186,85 @@ fn add_columns(sums: &[u16], columns: &Axis, x0: usize, [first, second, third]: 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use youquanti_models::{PictureLayout, PixelFormat};
+
+    use super::*;
+
+    /// Level of channel `c` of a made-up picture: waves, edges and some noise.
+    fn level(x: usize, y: usize, c: usize) -> u8 {
+        let noise = (x * 7919 + y * 104_729 + c * 31) % 23;
+        let wave = 100.0 + 80.0 * ((x as f64 / 9.0 + c as f64).sin() * (y as f64 / 13.0).cos());
+        if (x / 40 + y / 30) % 5 == 0 { 255 - noise as u8 } else { wave as u8 + noise as u8 }
+    }
+
+    /// The mean of bilinear samples spread evenly over an output pixel, in `f64` and without tables.
+    fn expected([width, height]: [u32; 2], tile: &Tile, u: usize, v: usize, c: usize) -> f64 {
+        let [x0, y0] = tile.to_picture([0.0; 2]).map(f64::from);
+        let [x1, y1] = tile.to_picture([1.0; 2]).map(f64::from);
+        let samples = |from: f64, step: f64, at: usize, side: u32| {
+            let n = samples_for(step);
+            let spread = (0..n).map(move |k| at as f64 + (k as f64 + 0.5) / n as f64 - 0.5);
+            spread.map(move |at| (at * step + from).clamp(0.0, f64::from(side - 1))).collect::<Vec<_>>()
+        };
+        let (xs, ys) = (samples(x0, x1 - x0, u, width), samples(y0, y1 - y0, v, height));
+        let at =
+            |x: usize, y: usize| f64::from(level(x.min(width as usize - 1), y.min(height as usize - 1), c));
+        let mut sum = 0.0;
+        for (&x, &y) in xs.iter().flat_map(|x| ys.iter().map(move |y| (x, y))) {
+            let (left, top) = (x as usize, y as usize);
+            let (fx, fy) = (x - left as f64, y - top as f64);
+            let upper = at(left, top) * (1.0 - fx) + at(left + 1, top) * fx;
+            let lower = at(left, top + 1) * (1.0 - fx) + at(left + 1, top + 1) * fx;
+            sum += upper * (1.0 - fy) + lower * fy;
+        }
+        sum / (xs.len() * ys.len()) as f64
+    }
+
+    /// Every tile of a picture of this size is, to the rounding of the weights, what `expected` says, and
+    /// black elsewhere.
+    fn check(width: u32, height: u32, smallest_face: f32, max_side: u32, format: PixelFormat) {
+        let layout = PictureLayout { stride: width * 3 + 5, ..PictureLayout::packed(width, height, format) };
+        let mut bytes = vec![0; layout.max_bytes()];
+        let is_bgr = format == PixelFormat::Bgr24;
+        for (y, row) in bytes.chunks_mut(layout.stride as usize).enumerate() {
+            for (x, pixel) in row[..width as usize * 3].chunks_mut(3).enumerate() {
+                (0..3).for_each(|c| pixel[if is_bgr { 2 - c } else { c }] = level(x, y, c));
+            }
+        }
+        let plan = DetectorPlan::new(width, height, smallest_face, max_side);
+        let (across, plane) = (plan.input_width as usize, (plan.input_width * plan.input_height) as usize);
+        for tile in &plan.tiles {
+            let mut out = vec![f32::NAN; 3 * plane];
+            let picture = Picture { layout, bytes: &bytes };
+            Shrink::new(&plan, tile, [width, height]).run(&picture, &mut Vec::new(), &mut out).unwrap();
+            let mut worst = 0.0_f64;
+            for (k, &got) in out.iter().enumerate() {
+                // Planes are blue, green, red; `level` counts from red.
+                let (c, u, v) = (2 - k / plane, k % plane % across, k % plane / across);
+                let is_shown = u < tile.content[0] as usize && v < tile.content[1] as usize;
+                let want = if is_shown { expected([width, height], tile, u, v, c) } else { 0.0 };
+                worst = worst.max((f64::from(got) - want).abs());
+            }
+            assert!(worst <= 2.0, "{width}x{height}, {tile:?}: off by {worst}");
+        }
+    }
+
+    #[test]
+    fn every_size_is_shrunk_as_a_plain_resampler_does() {
+        for format in [PixelFormat::Rgb24, PixelFormat::Bgr24] {
+            check(640, 360, 40.0, 1280, format);
+            check(641, 479, 60.0, 1280, format);
+            check(333, 7, 20.0, 1280, format);
+            check(64, 48, 20.0, 1280, format);
+            check(1, 1, 20.0, 1280, format);
+        }
+    }
+
+    #[test]
+    fn every_tile_is_its_part_of_the_picture() {
+        check(900, 500, 20.0, 256, PixelFormat::Rgb24);
+    }
+}
