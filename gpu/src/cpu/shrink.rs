@@ -197,7 +197,7 @@ mod tests {
     fn level(x: usize, y: usize, c: usize) -> u8 {
         let noise = (x * 7919 + y * 104_729 + c * 31) % 23;
         let wave = 100.0 + 80.0 * ((x as f64 / 9.0 + c as f64).sin() * (y as f64 / 13.0).cos());
-        if (x / 40 + y / 30) % 5 == 0 { 255 - noise as u8 } else { wave as u8 + noise as u8 }
+        if (x / 40 + y / 30).is_multiple_of(5) { 255 - noise as u8 } else { wave as u8 + noise as u8 }
     }
 
     /// The mean of bilinear samples spread evenly over an output pixel, in `f64` and without tables.
