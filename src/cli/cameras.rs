@@ -15,12 +15,12 @@ pub(crate) struct Args {
 pub(crate) fn execute(args: &Args) -> Exit {
     let cameras = list_cameras();
     if args.json {
-        println!("{:#}", json!({ "cameras": cameras }));
+        outln!("{:#}", json!({ "cameras": cameras }));
     } else if cameras.is_empty() {
-        println!("no camera is plugged in (no /dev/video* that can capture)");
-        println!("to try without one: youquanti run");
+        outln!("no camera is plugged in (no /dev/video* that can capture)");
+        outln!("to try without one: youquanti run");
     } else {
-        cameras.iter().for_each(|camera| print!("{}", to_text(camera)));
+        cameras.iter().for_each(|camera| out!("{}", to_text(camera)));
     }
     Exit::Fine
 }

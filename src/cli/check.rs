@@ -17,10 +17,10 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Err(errors) => return fail_config(Exit::Usage, &errors, args.json),
     };
     match youquanti::preflight::check(&config) {
-        Ok(()) if args.json => println!("{:#}", serde_json::json!({ "problems": [] })),
+        Ok(()) if args.json => outln!("{:#}", serde_json::json!({ "problems": [] })),
         Ok(()) => {
             let cameras = config.cameras.len();
-            println!(
+            outln!(
                 "{}: ready ({cameras} {})",
                 config.file(),
                 if cameras == 1 { "camera" } else { "cameras" }

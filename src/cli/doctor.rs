@@ -54,7 +54,7 @@ pub(crate) fn execute(args: &Args) -> Exit {
     }
     if args.json {
         let all = findings.iter().map(|found| (found.what, json!({ "works": found.works, "is": found.is })));
-        println!("{:#}", json!(all.collect::<std::collections::BTreeMap<_, _>>()));
+        outln!("{:#}", json!(all.collect::<std::collections::BTreeMap<_, _>>()));
     } else {
         for Finding { what, works, is } in &findings {
             let mark = match works {
@@ -62,7 +62,7 @@ pub(crate) fn execute(args: &Args) -> Exit {
                 Some(false) => "MISSING",
                 None => "",
             };
-            println!("{what:>20}  {mark:<8} {}", is.replace('\n', "\n                               "));
+            outln!("{what:>20}  {mark:<8} {}", is.replace('\n', "\n                               "));
         }
     }
     if findings.iter().any(|found| found.works == Some(false)) { Exit::Missing } else { Exit::Fine }

@@ -24,13 +24,13 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Err(error) => fail(Exit::Usage, &error),
         Ok(inspection) if args.json => match serde_json::to_string_pretty(&inspection) {
             Ok(text) => {
-                println!("{text}");
+                outln!("{text}");
                 Exit::Fine
             }
             Err(error) => fail(Exit::Internal, &error),
         },
         Ok(inspection) => {
-            print!("{inspection}");
+            out!("{inspection}");
             Exit::Fine
         }
     }

@@ -3,6 +3,16 @@
 //! Owns the commands, their help and the exit codes. Each command is a module that prints its findings to
 //! standard output and everything else to standard error.
 
+/// Prints to standard output as `print!` does, but takes a reader that ends early for no error.
+macro_rules! out {
+    ($($text:tt)*) => { $crate::cli::write_out(format_args!($($text)*)) };
+}
+
+/// The same with a line's end.
+macro_rules! outln {
+    ($($text:tt)*) => { $crate::cli::write_out(format_args!("{}\n", format_args!($($text)*))) };
+}
+
 mod cameras;
 mod check;
 mod doctor;
@@ -10,6 +20,7 @@ mod inspect;
 mod run;
 mod table;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -98,11 +109,13 @@ impl Cli {
             Command::Inspect(args) => inspect::execute(&args),
             Command::Doctor(args) => doctor::execute(&args),
             Command::Completions { shell } => {
-                clap_complete::generate(shell, &mut Cli::command(), "youquanti", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "youquanti", &mut script);
+                out!("{}", String::from_utf8_lossy(&script));
                 Exit::Fine
             }
             Command::Schema => {
-                println!("{:#}", youquanti_config::schema());
+                outln!("{:#}", youquanti_config::schema());
                 Exit::Fine
             }
         }
@@ -125,6 +138,14 @@ impl ConfigArg {
     }
 }
 
+fn write_out(text: std::fmt::Arguments<'_>) {
+    if let Err(error) = std::io::stdout().write_fmt(text)
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        eprintln!("error: standard output cannot be written: {error}");
+    }
+}
+
 /// Prints an error with its causes; returns the exit code that goes with it.
 fn fail(exit: Exit, error: &dyn std::error::Error) -> Exit {
     let mut text = error.to_string();
@@ -140,7 +161,7 @@ fn fail(exit: Exit, error: &dyn std::error::Error) -> Exit {
 /// Prints what is wrong with a configuration, all of it.
 fn fail_config(exit: Exit, errors: &ConfigErrors, json: bool) -> Exit {
     if json {
-        println!("{:#}", errors.to_json());
+        outln!("{:#}", errors.to_json());
     } else {
         eprintln!("{errors}");
     }

@@ -75,7 +75,7 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Err(SessionError::Preflight(errors)) => return fail_config(Exit::Missing, &errors, args.json),
         Err(error) => {
             if args.json {
-                println!("{:#}", json!({ "state": "not started", "error": error.to_string() }));
+                outln!("{:#}", json!({ "state": "not started", "error": error.to_string() }));
             }
             return fail(exit_of(&error), &error);
         }
@@ -90,9 +90,9 @@ pub(crate) fn execute(args: &Args) -> Exit {
         write_trace(&session, trace);
     }
     if args.json {
-        println!("{:#}", to_json(&report, session.file()));
+        outln!("{:#}", to_json(&report, session.file()));
     } else {
-        print!("{}", to_text(&report, session.file()));
+        out!("{}", to_text(&report, session.file()));
     }
     match (report.imbalances.is_empty(), report.degraded.is_empty()) {
         (false, _) => Exit::Internal,
