@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CARGO_FLAGS := --release --locked
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup setup-test build run test unit doc-test loom python-test lint fmt clippy bench peers clean
+.PHONY: help setup setup-test build run test unit doc-test loom python-test test-cameras lint fmt clippy bench peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,14 @@ loom: ## the lock-free code under the loom model checker
 
 python-test: setup-test build ## the Python package on sessions that the program records
 	.venv/bin/python -m pytest clients/python/tests
+
+# UPDATE=1: also write benches/results/fault-matrix.md anew, simulated cameras first
+test-cameras: setup-test build ## the program on real V4L2 cameras, in a virtual machine (brings QEMU and a kernel)
+	cargo build $(CARGO_FLAGS) -p youquanti-actors --example grab
+ifdef UPDATE
+	target/release/youquanti chaos --markdown benches/results/fault-matrix.md
+endif
+	.venv/bin/python -m pytest tests/vm --durations=0 $(if $(UPDATE),--update-matrix)
 
 doc-test: setup ## the examples in the documentation
 	cargo test $(CARGO_FLAGS) --workspace --doc

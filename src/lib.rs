@@ -17,6 +17,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod calibrate;
+pub mod chaos;
+pub mod offsets;
 pub mod preflight;
 mod session;
 mod wiring;

@@ -9,12 +9,13 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use youquanti_actors::capture::{file, v4l2};
+use youquanti_actors::capture::{CaptureError, file, v4l2};
 use youquanti_config::{Backend, Config, ConfigErrors, Problem, SourceConfig};
 use youquanti_frames::segment_bytes;
 use youquanti_gpu as gpu;
 use youquanti_models::PictureLayout;
 
+use crate::offsets::Offsets;
 use crate::wiring::{self, RING_DIR};
 
 /// Checks everything that `config` names against this machine.
@@ -24,6 +25,7 @@ use crate::wiring::{self, RING_DIR};
 pub fn check(config: &Config) -> Result<(), ConfigErrors> {
     let mut problems = Vec::new();
     sources(config, &mut problems);
+    offsets(config, &mut problems);
     shared_memory(config, &mut problems);
     pipeline(config, &mut problems);
     if config.recording.enabled {
@@ -48,6 +50,8 @@ fn existing_ancestor(path: &Path) -> PathBuf {
 }
 
 fn sources(config: &Config, problems: &mut Vec<Problem>) {
+    // Nodes that cameras before have: a camera has several names.
+    let mut nodes = Vec::new();
     for (index, camera) in config.cameras.iter().enumerate() {
         match &camera.source {
             SourceConfig::Scene(_) => {}
@@ -70,15 +74,34 @@ fn sources(config: &Config, problems: &mut Vec<Problem>) {
                 }
             }
             SourceConfig::V4l2(source) => {
-                if let Err(error) = v4l2::locate(&source.device.to_string()) {
-                    problems.push(config.problem(
-                        &format!("camera[{index}].v4l2.device"),
+                let key = format!("camera[{index}].v4l2.device");
+                let mut problem = |wrong: &str, remedy| problems.push(config.problem(&key, wrong, remedy));
+                match v4l2::locate(&source.device.to_string()) {
+                    Ok(path) if nodes.contains(&path) => problem(
+                        &format!("is {}, the device of another camera too", path.display()),
+                        "choose another device: `youquanti cameras` lists them",
+                    ),
+                    Ok(path) => nodes.push(path),
+                    Err(error @ CaptureError::Unavailable { .. }) => problem(
+                        &format!("cannot be used: {error}"),
+                        "see to that, or name another that `youquanti cameras` shows",
+                    ),
+                    Err(error) => problem(
                         &format!("cannot be used: {error}"),
                         "plug it in, or name one that `youquanti cameras` shows",
-                    ));
+                    ),
                 }
             }
         }
+    }
+}
+
+/// What was measured of cameras is looked up when a session starts.
+fn offsets(config: &Config, problems: &mut Vec<Problem>) {
+    if let Err(error) = Offsets::load() {
+        let wrong = format!("has offsets of stamps that cannot be used: {}", with_cause(&error));
+        let remedy = "correct the file, or move it away and run `youquanti calibrate` again";
+        problems.push(config.problem("camera", &wrong, remedy));
     }
 }
 
@@ -152,13 +175,14 @@ fn pipeline(config: &Config, problems: &mut Vec<Problem>) {
         problems.push(config.problem(
             "pipeline.backend",
             &format!("cannot run: {error}"),
-            "use \"auto\" or \"cpu\"",
+            "use \"auto\", \"cpu\" or \"none\"",
         ));
     }
     if matches!(config.pipeline.backend, Backend::Auto | Backend::Cpu)
         && let Err(error) = gpu::runtime::load()
     {
-        let remedy = "run `make setup`, or name the library in YOUQUANTI_ONNXRUNTIME";
+        let remedy = "run `make setup`, name the library in YOUQUANTI_ONNXRUNTIME, or record without seeking \
+                      faces: backend = \"none\"";
         problems.push(config.problem("pipeline.backend", &format!("cannot run: {error}"), remedy));
     }
     if let Some(models) = &config.pipeline.model_dir {

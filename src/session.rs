@@ -6,15 +6,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use youquanti_actors::clock::SystemClock;
 use youquanti_actors::ledger::CameraSnapshot;
+use youquanti_actors::messages::Event;
 use youquanti_actors::session::{SessionHandle, SessionReport, StartError};
 use youquanti_actors::stats::LatencySnapshot;
 use youquanti_config::{Config, ConfigErrors};
 use youquanti_models::{CameraName, Clock, Timestamp};
 
+use crate::offsets::{Offsets, OffsetsError};
 use crate::{preflight, wiring};
 
 /// Why a session did not start.
@@ -26,6 +29,9 @@ pub enum SessionError {
     /// A part of the session failed while it was being started.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// What was measured of cameras cannot be read.
+    #[error(transparent)]
+    Offsets(#[from] OffsetsError),
     /// The folder for the session's file cannot be made.
     #[error("folder {folder} for the session's file cannot be made")]
     Folder {
@@ -70,7 +76,11 @@ impl Session {
     pub fn start(config: &Config) -> Result<Self, SessionError> {
         preflight::check(config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let plan = wiring::plan(config, clock.as_ref());
+        let mut plan = wiring::plan(config, clock.as_ref());
+        let offsets = Offsets::load()?.known();
+        for camera in &mut plan.cameras {
+            camera.offsets = Arc::clone(&offsets);
+        }
         let file = plan.recording.as_ref().map(|recording| recording.path.clone());
         if let Some(folder) = file.as_deref().and_then(Path::parent) {
             std::fs::create_dir_all(folder)
@@ -100,6 +110,12 @@ impl Session {
                 restarts: stats.restarts.load(Ordering::Relaxed),
             })
             .collect()
+    }
+
+    /// Every event of the session from now on: gaps, restarts, markers, participants. A subscriber that leaves
+    /// 1024 of them waiting misses the next.
+    pub fn subscribe(&self) -> Receiver<Event> {
+        self.handle.subscribe()
     }
 
     /// Sets a marker, stamped now, with the source `operator`.

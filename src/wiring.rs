@@ -4,12 +4,12 @@
 //! worker builds, what is recorded where. Opens nothing itself.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use youquanti_actors::capture::file::{FileOptions, FileSource};
 use youquanti_actors::capture::scene::{Arrangement, SceneOptions, SceneSource};
-use youquanti_actors::capture::v4l2::{V4l2Options, V4l2Source};
+use youquanti_actors::capture::v4l2::{ControlValue, Setting, Usual, V4l2Options, V4l2Source};
 use youquanti_actors::capture::{CaptureDevice, Pace};
 use youquanti_actors::pipeline::{BuildPipeline, PipelinePlan};
 use youquanti_actors::plane::{CameraPlan, OpenDevice};
@@ -18,7 +18,7 @@ use youquanti_actors::session::SessionPlan;
 use youquanti_actors::session_file::{Compression, SessionOptions};
 use youquanti_actors::supervision::{RestartPolicy, WhenExhausted};
 use youquanti_config as config;
-use youquanti_config::{Config, SourceConfig};
+use youquanti_config::{AutoOr, Config, SourceConfig};
 use youquanti_gpu as gpu;
 use youquanti_models::{CameraId, Clock, TrackIds, TrackerOptions, UtcNanos};
 
@@ -44,12 +44,14 @@ pub(crate) fn plan(config: &Config, clock: &dyn Clock) -> SessionPlan {
             longest_backoff: config.supervision.backoff_longest.get(),
             when_exhausted: WhenExhausted::Degrade,
         },
+        pipeline_timeout: config.supervision.pipeline_timeout.get(),
         ring_dir: PathBuf::from(RING_DIR),
         duration: config.session.duration.map(|duration| duration.get()),
     }
 }
 
-fn camera(camera: &config::CameraConfig) -> CameraPlan {
+/// What one camera is made from.
+pub(crate) fn camera(camera: &config::CameraConfig) -> CameraPlan {
     let (open, lossless): (OpenDevice, bool) = match &camera.source {
         SourceConfig::Scene(scene) => {
             let options = scene_options(scene);
@@ -81,16 +83,68 @@ fn camera(camera: &config::CameraConfig) -> CameraPlan {
                 height: camera.height.get(),
                 format: camera.format,
                 fps: Some(camera.fps.get()),
+                accept_other: camera.accept_other,
+                controls: control_settings(&camera.controls),
                 ..V4l2Options::default()
             };
+            // A node's number may be another camera's once ours was unplugged: it is looked for by its id then.
+            let id = OnceLock::new();
             let open = move |clock| {
-                let source = V4l2Source::open(options.clone(), clock)?;
+                let mut options = options.clone();
+                if options.camera.starts_with("/dev/video") {
+                    options.camera = id.get().unwrap_or(&options.camera).clone();
+                }
+                let source = V4l2Source::open(options, clock)?;
+                id.get_or_init(|| source.describe().id.clone());
                 Ok(Box::new(source) as Box<dyn CaptureDevice>)
             };
             (Arc::new(open), false)
         }
     };
-    CameraPlan { name: camera.name.clone(), open, slots: camera.slots.get() as usize, lossless }
+    CameraPlan {
+        name: camera.name.clone(),
+        open,
+        slots: camera.slots.get() as usize,
+        lossless,
+        offsets: Arc::default(),
+    }
+}
+
+/// What a camera is set to, in the units of its driver.
+fn control_settings(controls: &config::ControlsConfig) -> Vec<Setting> {
+    fn usual<T>(usual: Usual, value: &Option<AutoOr<T>>, unit: impl Fn(&T) -> i64) -> Option<Setting> {
+        Some(match value.as_ref()? {
+            AutoOr::Auto => Setting::Automatic(usual),
+            AutoOr::Fixed(value) => Setting::Fixed(usual, unit(value)),
+        })
+    }
+    let of = &controls.usual;
+    let power_line = of.power_line.map(|power_line| {
+        let entry = match power_line {
+            config::PowerLine::Off => 0,
+            config::PowerLine::Hz50 => 1,
+            config::PowerLine::Hz60 => 2,
+            config::PowerLine::Auto => 3,
+        };
+        Setting::Fixed(Usual::PowerLine, entry)
+    });
+    let others = controls.others.iter().map(|(name, value)| {
+        let value = match value {
+            config::ControlValue::Number(number) => ControlValue::Number(*number),
+            config::ControlValue::Switch(on) => ControlValue::Switch(*on),
+            config::ControlValue::Entry(name) => ControlValue::Entry(name.clone()),
+        };
+        Setting::Named(name.clone(), value)
+    });
+    let usual = [
+        usual(Usual::Exposure, &of.exposure, |ms| (ms.get() * 10.0).round().max(1.0) as i64),
+        usual(Usual::Gain, &of.gain, |gain| i64::from(gain.get())),
+        usual(Usual::Focus, &of.focus, |focus| i64::from(focus.get())),
+        usual(Usual::WhiteBalance, &of.white_balance, |kelvin| i64::from(kelvin.get())),
+        power_line,
+        Some(Setting::SlowInDark(of.slow_in_dark)),
+    ];
+    usual.into_iter().flatten().chain(others).collect()
 }
 
 fn pace(pace: config::Pace) -> Pace {
@@ -133,7 +187,11 @@ fn pipeline(config: &Config, worker: usize, workers: usize, track_ids: &Arc<Trac
         _ => "asked for by name",
     };
     let track_ids = Arc::clone(track_ids);
+    let seeks_faces = options.backend != config::Backend::None;
     let build: BuildPipeline = Arc::new(move |plane, cameras| {
+        if !seeks_faces {
+            return Ok(Box::new(gpu::NoPipeline::new(reason)));
+        }
         let inputs = cameras.iter().filter_map(|&camera| {
             let opened = plane.camera(camera).opened()?;
             Some(gpu::CameraInput { camera, layout: opened.layout })
@@ -164,7 +222,7 @@ fn pipeline(config: &Config, worker: usize, workers: usize, track_ids: &Arc<Trac
     PipelinePlan {
         cameras: cameras.map(|index| CameraId(index as u16)).collect(),
         build,
-        core: (cores > workers).then(|| cores - 1 - worker),
+        core: (seeks_faces && cores > workers).then(|| cores - 1 - worker),
         max_faces,
     }
 }
@@ -209,6 +267,30 @@ fn file_path(directory: &Path, session: &str, utc: UtcNanos) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn controls_are_set_in_the_units_of_drivers() {
+        let check = |text: &str, expected: &[Setting]| {
+            let text = format!(
+                "version = 1\n[[camera]]\nname = \"a\"\n[camera.v4l2]\ndevice = \"x\"\n[camera.v4l2.controls]\n{text}"
+            );
+            let config = Config::from_toml(&text, "test.toml").unwrap();
+            let SourceConfig::V4l2(camera) = &config.cameras[0].source else { panic!() };
+            assert_eq!(control_settings(&camera.controls), expected);
+        };
+        check("", &[Setting::SlowInDark(false)]);
+        check(
+            "exposure = 8.33\nfocus = \"auto\"\nwhite_balance = 4600\npower_line = \"50Hz\"\nslow_in_dark = true\nhdr = true",
+            &[
+                Setting::Fixed(Usual::Exposure, 83),
+                Setting::Automatic(Usual::Focus),
+                Setting::Fixed(Usual::WhiteBalance, 4600),
+                Setting::Fixed(Usual::PowerLine, 1),
+                Setting::SlowInDark(true),
+                Setting::Named("hdr".to_owned(), ControlValue::Switch(true)),
+            ],
+        );
+    }
 
     #[test]
     fn a_file_is_named_after_session_and_time() {

@@ -43,6 +43,26 @@ fn spans(trace: &Path) -> usize {
 }
 
 #[test]
+fn without_a_back_end_frames_are_recorded_and_none_is_analysed() {
+    let (scratch, name) = (Scratch::new(), unique("unseen"));
+    let camera = "scene = { width = 64, height = 48, pace = \"fast\", frames = 40 }";
+    let pipeline = "[pipeline]\nbackend = \"none\"\n";
+    scratch.write("unseen.toml", config(&name, &[("left", camera)], pipeline));
+    let mut program = scratch.program(&["run", "unseen.toml", "--json"]);
+    let output = program.env("YOUQUANTI_ONNXRUNTIME", "/nonexistent").output().unwrap();
+    let report = common::Ended::from(output).with(0).json();
+    let left = &report["cameras"][0];
+    let pipeline = &left["consumers"]["pipeline"];
+    assert_eq!((&report["backend"]["name"], &report["ledger_closes"]), (&"none".into(), &true.into()));
+    assert_eq!((&left["captured"], &pipeline["delivered"]), (&40.into(), &0.into()), "{report}");
+    let count = |reason: &str| pipeline["dropped"][reason].as_u64().unwrap();
+    assert_eq!(count("replaced") + count("unfinished"), 40, "{report}");
+    let reader = SessionReader::open(&scratch.session()).unwrap();
+    assert_eq!([reader.frame_count(0), reader.result_count(0), reader.face_count(0)], [40, 0, 0]);
+    assert_eq!(reader.header().backend, "none");
+}
+
+#[test]
 fn a_session_leaves_a_file_a_report_and_nothing_else() {
     let (scratch, name) = (Scratch::new(), unique("whole"));
     let cameras = [

@@ -76,7 +76,8 @@ def plot_cameras(axes, session):
             axes.vlines(camera.frames["time"][mask], row - 0.2, row + 0.3, colour, linewidth=0.7)
         for gap in session.gaps:
             if gap["source"] == camera.name:
-                axes.axvspan(gap["time"], gap["end"], color=LOST, alpha=0.5)
+                end = session.duration if gap["end"] is None else gap["end"]
+                axes.axvspan(gap["time"], end, color=LOST, alpha=0.5)
         share = f", {analysed.mean():.0%} analysed" if len(analysed) else ""
         text = f"{len(analysed)} frames{share}"
         axes.text(

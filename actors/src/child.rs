@@ -2,16 +2,19 @@
 //!
 //! Owns how an actor gets its own named OS thread, and that no end of an actor goes unnoticed:
 //! whatever way an actor goes (error, panic in any handler or in its constructor, thread gone),
-//! its [`Lifeline`] is dropped and reports it. Never decides what follows.
+//! its [`Lifeline`] is dropped and reports it; an actor whose thread hangs has no heartbeat. Never decides
+//! what follows.
 
 use std::ffi::CString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::prelude::*;
 use tracing::warn;
 
 use crate::messages::{ChildId, Shutdown};
+use crate::supervision::WATCH_PERIOD;
 
 /// What a child says of itself.
 #[derive(Debug)]
@@ -36,19 +39,77 @@ pub struct Report {
     pub word: Word,
 }
 
+/// What one life of a child and its supervisor have in common.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    beats: AtomicU64,
+    abandoned: AtomicBool,
+}
+
+impl Pulse {
+    /// Whether another life has taken this one's place.
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Heartbeats so far.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
+    /// Tells the life, should it ever come back, that another has taken its place.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+}
+
 /// Held by an actor for as long as it lives.
 #[derive(Debug)]
 pub struct Lifeline {
     supervisor: Recipient<Report>,
     child: ChildId,
     generation: u32,
+    pulse: Arc<Pulse>,
+    follows_hung: bool,
     last_word_said: bool,
 }
 
 impl Lifeline {
-    /// The line of one life of `child`.
-    pub fn new(supervisor: Recipient<Report>, child: ChildId, generation: u32) -> Self {
-        Self { supervisor, child, generation, last_word_said: false }
+    /// The line of one life of `child`; `follows_hung` when earlier lives hang and may still hold what was
+    /// theirs.
+    pub fn new(
+        supervisor: Recipient<Report>,
+        child: ChildId,
+        generation: u32,
+        pulse: Arc<Pulse>,
+        follows_hung: bool,
+    ) -> Self {
+        Self { supervisor, child, generation, pulse, follows_hung, last_word_said: false }
+    }
+
+    /// Whether an earlier life hangs and may still write to what was its own.
+    pub fn follows_hung(&self) -> bool {
+        self.follows_hung
+    }
+
+    /// What this life and its supervisor have in common.
+    pub fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    /// Lets the actor's heart beat on its own thread for as long as it lives: a thread that hangs in
+    /// whatever it does beats no more.
+    pub fn beat<A: Actor<Context = Context<A>>>(&self, ctx: &mut Context<A>) {
+        let pulse = Arc::clone(&self.pulse);
+        ctx.run_interval(WATCH_PERIOD, move |_, _| {
+            pulse.beats.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+
+    /// Whether this life hung, was left behind, and has come back: what it holds is nobody's any more, and it
+    /// should end itself without handing anything on.
+    pub fn is_abandoned(&self) -> bool {
+        self.pulse.is_abandoned()
     }
 
     /// Reports that the actor is at work.
@@ -113,25 +174,33 @@ pub struct Life {
     pub shutdown: Recipient<Shutdown>,
 }
 
-/// Starts an actor on a new OS thread called `name` (cut to 15 bytes by the kernel). `make` runs on
-/// that thread.
+/// Starts an actor on a new OS thread called `name` (cut to 15 bytes by the kernel) and lets its heart beat.
+/// `make` runs on that thread. Without a thread the lifeline says so and nothing comes back.
 pub fn start_on_thread<A>(
     name: &str,
-    make: impl FnOnce(&mut Context<A>) -> A + Send + 'static,
-) -> (Life, Addr<A>)
+    mut lifeline: Lifeline,
+    make: impl FnOnce(Lifeline) -> A + Send + 'static,
+) -> Option<(Life, Addr<A>)>
 where
     A: Actor<Context = Context<A>> + Handler<Shutdown>,
 {
-    let arbiter = Arbiter::new();
+    let arbiter = match Arbiter::try_new() {
+        Ok(arbiter) => arbiter,
+        Err(error) => {
+            lifeline.failed(format!("the system gives no thread: {error}"));
+            return None;
+        }
+    };
     let name: String = name.chars().filter(|&c| c != '\0').take(15).collect();
     let addr = A::start_in_arbiter(&arbiter.handle(), move |ctx| {
         let named = CString::new(name.as_str()).map(|name| rustix::thread::set_name(&name));
         if !matches!(named, Ok(Ok(()))) {
             warn!(name, "the kernel refused the thread's name");
         }
-        make(ctx)
+        lifeline.beat(ctx);
+        make(lifeline)
     });
-    (Life { arbiter, shutdown: addr.clone().recipient() }, addr)
+    Some((Life { arbiter, shutdown: addr.clone().recipient() }, addr))
 }
 
 /// Where the present life of an actor is found. Written by the supervisor's factories, read by whoever
@@ -149,9 +218,11 @@ impl<A: Actor> Port<A> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts a new life behind the port.
-    pub fn set(&self, addr: Addr<A>) {
+    /// Puts a new life behind the port, if there is one; gives it on for the supervisor.
+    pub fn born(&self, born: Option<(Life, Addr<A>)>) -> Option<Life> {
+        let (life, addr) = born?;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(addr);
+        Some(life)
     }
 }
 

@@ -85,6 +85,8 @@ impl DropReason {
 
 #[derive(Debug, Default)]
 struct ConsumerCounts {
+    /// Tickets that are not settled.
+    under_way: AtomicU64,
     delivered: AtomicU64,
     dropped: [AtomicU64; DropReason::ALL.len()],
 }
@@ -112,7 +114,22 @@ impl Ledger {
     /// [`Consumer::ALL`].
     pub fn captured(self: &Arc<Self>, camera: CameraId) -> [Ticket; Consumer::ALL.len()] {
         self.cameras[usize::from(camera.0)].captured.fetch_add(1, Relaxed);
-        Consumer::ALL.map(|consumer| Ticket { ledger: Arc::clone(self), camera, consumer, settled: false })
+        Consumer::ALL.map(|consumer| {
+            let ticket = Ticket { ledger: Arc::clone(self), camera, consumer, settled: false };
+            ticket.counts().under_way.fetch_add(1, Relaxed);
+            ticket
+        })
+    }
+
+    /// Settles every ticket that is still under way to `consumer` as [`DropReason::Crashed`]: called at the
+    /// session's end when a thread that hangs was left behind with what it held. Should that come back, its
+    /// tickets count no more. Without such a thread a ticket under way is an error of this program, and stays one.
+    pub fn give_up(&self, consumer: Consumer) {
+        for camera in &self.cameras {
+            let counts = &camera.consumers[consumer as usize];
+            let held = counts.under_way.swap(0, Relaxed);
+            counts.dropped[DropReason::Crashed as usize].fetch_add(held, Relaxed);
+        }
     }
 
     /// Counts frames that the driver itself lost (a jump of its sequence number).
@@ -151,21 +168,28 @@ impl Ticket {
 
     /// The consumer has done with the frame what it exists for.
     pub fn delivered(mut self) {
-        self.settled = true;
-        self.counts().delivered.fetch_add(1, Relaxed);
+        self.settle(|counts| &counts.delivered);
     }
 
     /// The consumer will never have the frame, or has no result for it.
     pub fn dropped(mut self, reason: DropReason) {
+        self.settle(|counts| &counts.dropped[reason as usize]);
+    }
+
+    fn settle(&mut self, place: impl FnOnce(&ConsumerCounts) -> &AtomicU64) {
         self.settled = true;
-        self.counts().dropped[reason as usize].fetch_add(1, Relaxed);
+        let counts = self.counts();
+        // None is under way when this one was given up already.
+        if counts.under_way.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+            place(counts).fetch_add(1, Relaxed);
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.settled {
-            self.counts().dropped[DropReason::Crashed as usize].fetch_add(1, Relaxed);
+            self.settle(|counts| &counts.dropped[DropReason::Crashed as usize]);
         }
     }
 }
@@ -258,6 +282,19 @@ mod tests {
         let [pipeline, index] = snapshot.cameras[0].consumers;
         assert_eq!((pipeline.delivered, pipeline.dropped[DropReason::Crashed as usize]), (1, 1));
         assert_eq!((index.delivered, index.dropped_total()), (0, 2));
+    }
+
+    #[test]
+    fn what_a_hung_thread_holds_counts_once_even_if_it_comes_back() {
+        let ledger = Ledger::new(1);
+        let [held, index] = ledger.captured(CameraId(0));
+        index.delivered();
+        ledger.give_up(Consumer::Pipeline);
+        let given_up = ledger.snapshot();
+        assert_eq!(given_up.imbalances(), []);
+        assert_eq!(given_up.cameras[0].consumers[0].dropped[DropReason::Crashed as usize], 1);
+        held.delivered();
+        assert_eq!(ledger.snapshot(), given_up);
     }
 
     #[test]

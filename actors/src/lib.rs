@@ -4,10 +4,12 @@
 //! fails. Knows no back end: a pipeline is anything that implements `youquanti_models::Pipeline`,
 //! plugged in by the caller, so every actor is tested without a GPU and without networks.
 
+pub mod calibration;
 pub mod camera;
 pub mod capture;
 pub mod child;
 pub mod clock;
+pub mod dice;
 pub mod fault;
 pub mod flight;
 pub mod ledger;
@@ -18,6 +20,8 @@ pub mod plane;
 pub mod recorder;
 pub mod session;
 pub mod session_file;
+mod stall;
 pub mod stats;
 pub mod supervision;
 pub mod supervisor;
+pub mod timing;

@@ -91,6 +91,27 @@ fn nanos<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S
     serializer.serialize_u64(at.0)
 }
 
+/// A camera is away. Sent when that is noticed, and again, with `end`, when it is back or the session ends.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+#[rtype(result = "()")]
+pub struct CameraGap {
+    /// Which camera.
+    pub camera: CameraId,
+    /// Stamp of the last good frame; of the session's start when there was none. Tells a camera's gaps apart.
+    pub last_good: Timestamp,
+    /// When the failure was noticed.
+    pub noticed_at: Timestamp,
+    /// `seq` of the first frame that is missing, which is the one that the first frame after the gap gets:
+    /// frames that were never captured have no numbers.
+    pub first_missing: u64,
+    /// Stamp of the first frame after; of the session's end when there was none. `None` while it is away.
+    pub end: Option<Timestamp>,
+    /// Frames that the camera would have sent meanwhile at its declared rate; known with `end`.
+    pub missed: Option<u64>,
+    /// What the camera said when it failed.
+    pub cause: String,
+}
+
 /// Kinds of [`Event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -109,6 +130,14 @@ pub enum EventKind {
     ChildDegraded,
     /// A child failed for good.
     ChildGivenUp,
+    /// A child's thread hangs: it was left behind, and will never be used again.
+    ChildAbandoned,
+    /// The first frames of all cameras have come: how far they are apart.
+    FirstFrames,
+    /// A camera is away, since when and why.
+    GapOpened,
+    /// It is back.
+    GapClosed,
     /// A camera came to its natural end.
     CameraEnded,
     /// A participant got a track.
@@ -132,6 +161,10 @@ impl EventKind {
             EventKind::ChildRestarted => "child_restarted",
             EventKind::ChildDegraded => "child_degraded",
             EventKind::ChildGivenUp => "child_given_up",
+            EventKind::ChildAbandoned => "child_abandoned",
+            EventKind::FirstFrames => "first_frames",
+            EventKind::GapOpened => "gap_opened",
+            EventKind::GapClosed => "gap_closed",
             EventKind::CameraEnded => "camera_ended",
             EventKind::Participant => "participant",
             EventKind::OverLimit => "over_limit",

@@ -123,6 +123,10 @@ impl Actor for PipelineActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         let (plan, plane) = (&self.plan, &self.plane);
         match self.lifeline.guard(|| Work::build(plan, plane)) {
+            Some(Ok(_)) if self.lifeline.is_abandoned() => {
+                self.lifeline.ended();
+                ctx.terminate();
+            }
             Some(Ok(work)) => {
                 self.work = Some(work);
                 self.lifeline.started();
@@ -164,7 +168,10 @@ impl ActorFuture<PipelineActor> for WorkLoop {
     ) -> Poll<()> {
         let PipelineActor { plane, participants, lifeline, work, drained, .. } = actor;
         let Some(running) = work else { return Poll::Ready(()) };
-        match lifeline.guard(|| running.poll_frame(plane, participants, task)) {
+        let polled = lifeline.guard(|| running.poll_frame(plane, participants, task));
+        match polled {
+            // What it holds, a result that nobody has taken included, counts as crashed.
+            _ if lifeline.is_abandoned() => lifeline.ended(),
             Some(Poll::Pending) if drained.is_some() && running.is_idle() => lifeline.ended(),
             Some(Poll::Pending) => return Poll::Pending,
             Some(Poll::Ready(Ok(()))) => {

@@ -5,13 +5,14 @@
 //! Never starts anything and never decides anything.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use youquanti_frames::{Counted, FrameRing, Latest, MailboxStream, RingError, RingOptions};
-use youquanti_models::{BackendInfo, CameraId, CameraName, Clock, PictureLayout};
+use youquanti_models::{BackendInfo, CameraId, CameraName, Clock, PictureLayout, Timestamp};
 
+use crate::calibration::{KnownOffset, StampOffset};
 use crate::capture::{CaptureDevice, CaptureError, DeviceInfo};
 use crate::flight::FlightRecorder;
 use crate::ledger::{DropReason, Ledger};
@@ -33,6 +34,8 @@ pub struct CameraPlan {
     pub slots: usize,
     /// Whether the source waits for its consumers, so that no frame is dropped.
     pub lossless: bool,
+    /// Measured offsets, among which the one of this camera's device and mode is looked up once it is open.
+    pub offsets: Arc<[KnownOffset]>,
 }
 
 /// Entries of the frame index that may wait for the recorder: at 60 fps more than 15 s.
@@ -96,6 +99,8 @@ pub struct OpenedCamera {
     pub layout: PictureLayout,
     /// What it is.
     pub info: DeviceInfo,
+    /// The offset of its stamps, if it was measured for this device in this mode.
+    pub stamp_offset: Option<StampOffset>,
 }
 
 /// One camera's part of the data plane.
@@ -110,6 +115,12 @@ pub struct CameraLine {
     pub next_seq: AtomicU64,
     /// Stamp of the last frame, nanoseconds; stamps never go back over restarts either.
     pub last_captured_at: AtomicU64,
+    /// Stamp of the last frame whose picture was whole, nanoseconds; 0 without one.
+    pub last_good_at: AtomicU64,
+    /// Stamp of the first frame since the session began, nanoseconds; 0 before it.
+    pub first_captured_at: AtomicU64,
+    /// Stamp of the first frame since the camera was last opened, nanoseconds; 0 before it.
+    pub first_since_opened: AtomicU64,
     opened: Mutex<Option<OpenedCamera>>,
     ring: Mutex<RingPlace>,
 }
@@ -137,6 +148,9 @@ impl CameraLine {
             index: Counted::new(INDEX_CAPACITY),
             next_seq: AtomicU64::new(0),
             last_captured_at: AtomicU64::new(0),
+            last_good_at: AtomicU64::new(0),
+            first_captured_at: AtomicU64::new(0),
+            first_since_opened: AtomicU64::new(0),
             opened: Mutex::new(None),
             ring: Mutex::new(RingPlace::default()),
         }
@@ -168,8 +182,8 @@ pub struct DataPlane {
     pub flight: FlightRecorder,
     /// In the order of the cameras' ids.
     pub cameras: Box<[CameraLine]>,
-    /// Whether cameras deliver what they capture: set at the session's start, once all are open.
-    pub capturing: AtomicBool,
+    /// The session's t0, nanoseconds: 0 until all cameras stream and the barrier is opened.
+    started_at: AtomicU64,
     backend: Mutex<Option<BackendInfo>>,
     session_name: String,
     ring_dir: PathBuf,
@@ -191,7 +205,7 @@ impl DataPlane {
             stats: crate::stats::session_stats(cameras.len()),
             flight: FlightRecorder::new(flight_spans),
             cameras: cameras.into_iter().map(CameraLine::new).collect(),
-            capturing: AtomicBool::new(false),
+            started_at: AtomicU64::new(0),
             backend: Mutex::new(None),
             session_name,
             ring_dir,
@@ -282,8 +296,22 @@ impl DataPlane {
         }
     }
 
-    /// Lets cameras deliver from now on; each must still be woken.
-    pub fn open_barrier(&self) {
-        self.capturing.store(true, Ordering::Release);
+    /// Lets cameras deliver from now on, the session's t0, which is returned; each must still be woken.
+    pub fn open_barrier(&self) -> Timestamp {
+        let now = self.clock.now();
+        self.started_at.store(now.0, Ordering::Release);
+        now
+    }
+
+    /// The session's t0, once the barrier is open. Frames stamped before it are not part of the session.
+    pub fn started_at(&self) -> Option<Timestamp> {
+        Some(Timestamp(self.started_at.load(Ordering::Acquire))).filter(|&at| at != Timestamp::default())
+    }
+
+    /// What the ring of a thread that hangs holds is nobody's: the camera's next life gets a ring of its own.
+    pub fn retire_ring(&self, id: CameraId) {
+        if let Some(ring) = lock(&self.camera(id).ring).ring.take() {
+            ring.retire();
+        }
     }
 }

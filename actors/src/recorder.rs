@@ -13,26 +13,27 @@ use std::time::Duration;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use futures_core::Stream;
-use tracing::info;
+use tracing::{debug, info};
 use youquanti_frames::MailboxStream;
 use youquanti_models::{BackendInfo, CameraId, PictureLayout, PixelFormat, Timestamp};
 
 use crate::camera::error_chain;
-use crate::capture::StampSource;
+use crate::capture::{Asked, StampSource};
 use crate::child::Lifeline;
 use crate::fault;
 use crate::ledger::{Consumer, DropReason, LedgerSnapshot};
-use crate::messages::{Event, EventKind, FacesNamed, IndexEntry, ParticipantChange, Shutdown};
-use crate::plane::{DataPlane, OpenedCamera};
+use crate::messages::{CameraGap, Event, EventKind, FacesNamed, IndexEntry, ParticipantChange, Shutdown};
+use crate::plane::{CameraLine, DataPlane, OpenedCamera};
 use crate::session_file::{
     CameraHeader, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
-    ledger_item,
+    ledger_item, quality_item,
 };
+use crate::timing::{Figures, Timing};
 
 /// Index entries taken in one go before other messages have their turn.
 const INDEX_BATCH: usize = 256;
 
-/// How often the ledger and a pair of clocks are written while a session runs.
+/// How often the ledger, a pair of clocks and the cameras' timing are written while a session runs.
 const CHECKPOINT: Duration = Duration::from_secs(60);
 
 /// What is recorded, and where.
@@ -70,6 +71,7 @@ pub struct RecorderActor {
     plan: Option<Arc<RecordingPlan>>,
     writer: Option<SessionWriter>,
     index: Vec<MailboxStream<IndexEntry>>,
+    timing: Timing,
     names: Vec<String>,
     checkpoint_at: Timestamp,
     lifeline: Lifeline,
@@ -79,7 +81,16 @@ impl RecorderActor {
     /// A recorder that creates its file when it is started; without a plan it only keeps the books.
     pub fn new(plane: Arc<DataPlane>, plan: Option<Arc<RecordingPlan>>, lifeline: Lifeline) -> Self {
         let names = plane.camera_names().iter().map(ToString::to_string).collect();
-        Self { plane, plan, writer: None, index: Vec::new(), names, checkpoint_at: Timestamp(0), lifeline }
+        Self {
+            plane,
+            plan,
+            writer: None,
+            index: Vec::new(),
+            timing: Timing::new(&[]),
+            names,
+            checkpoint_at: Timestamp(0),
+            lifeline,
+        }
     }
 
     /// Does `write` if there is a file; a failure or a panic in it ends the recorder, loudly. Says whether
@@ -109,6 +120,24 @@ impl RecorderActor {
             }
         }
         false
+    }
+
+    /// Writes what the stamps told since the last time.
+    fn report_timing(&mut self, ctx: &mut Context<Self>) {
+        let now = self.plane.clock.now();
+        let figures = self.timing.take();
+        for (name, figures) in self.names.iter().zip(&figures) {
+            debug!(camera = %name, ?figures, "timing");
+        }
+        self.write(ctx, |writer, _, names| {
+            let mut result = Ok(());
+            for_quality_rows(&figures, names, |camera, item, value| {
+                if result.is_ok() {
+                    result = writer.append_quality(now, camera, item, value);
+                }
+            });
+            result
+        });
     }
 
     fn close(&mut self, verdict: &str) -> Result<Option<Summary>, String> {
@@ -151,19 +180,54 @@ fn for_ledger_rows(
     }
 }
 
+/// Every figure that there is, as camera, item and value.
+fn for_quality_rows(figures: &[Figures], names: &[String], mut row: impl FnMut(&str, &str, f64)) {
+    for (figures, name) in figures.iter().zip(names) {
+        let known = [
+            (quality_item::FRAMES, Some(figures.frames as f64)),
+            (quality_item::DRIVER_LOST, Some(figures.driver_lost as f64)),
+            (quality_item::STAMPS_REPLACED, Some(figures.stamps_replaced as f64)),
+            (quality_item::INTERVAL_MEAN, figures.interval_mean_s),
+            (quality_item::INTERVAL_JITTER, figures.interval_jitter_s),
+            (quality_item::INTERVAL_MAX, figures.interval_max_s),
+            (quality_item::DELAY_MEAN, figures.delay_mean_s),
+            (quality_item::DELAY_MIN, figures.delay_min_s),
+            (quality_item::DELAY_STD, figures.delay_std_s),
+            (quality_item::CLOCK_DRIFT, figures.clock_drift_ppm),
+        ];
+        for (item, value) in known {
+            if let Some(value) = value {
+                row(name, item, value);
+            }
+        }
+        if let Some(phase) = figures.phase {
+            row(name, &quality_item::phase_to(&names[phase.to]), phase.mean_s);
+            row(name, &quality_item::phase_spread_to(&names[phase.to]), phase.spread_s);
+        }
+    }
+}
+
 fn create(plan: &RecordingPlan, plane: &DataPlane) -> Result<SessionWriter, SessionFileError> {
     fault::point("recorder:create");
     // One header for each camera, in the order of their ids: rows find their camera's tables by that.
-    let described: Vec<_> = plane.cameras.iter().map(|line| describe(line.opened().as_ref())).collect();
+    let opened: Vec<_> = plane.cameras.iter().map(CameraLine::opened).collect();
+    let described: Vec<_> = opened.iter().map(|opened| describe(opened.as_ref())).collect();
     let cameras: Vec<_> = plane
         .cameras
         .iter()
-        .zip(&described)
-        .map(|(line, (layout, device, stamps))| CameraHeader {
-            name: &line.plan.name,
-            layout: *layout,
-            device,
-            stamp_source: stamps,
+        .zip(opened.iter().zip(&described))
+        .map(|(line, (opened, (layout, device, stamps)))| {
+            let info = opened.as_ref().map(|opened| &opened.info);
+            CameraHeader {
+                name: &line.plan.name,
+                layout: *layout,
+                device,
+                stamp_source: stamps,
+                asked: info.map_or_else(Asked::default, |info| info.asked),
+                fps: info.map(|info| info.fps),
+                controls: info.map_or(&[], |info| &info.controls),
+                stamp_offset: opened.as_ref().and_then(|opened| opened.stamp_offset),
+            }
         })
         .collect();
     let none = BackendInfo {
@@ -191,7 +255,7 @@ fn create(plan: &RecordingPlan, plane: &DataPlane) -> Result<SessionWriter, Sess
 
 /// A camera's layout, and in words what it is and what its stamps mean.
 fn describe(opened: Option<&OpenedCamera>) -> (PictureLayout, String, String) {
-    let Some(OpenedCamera { layout, info }) = opened else {
+    let Some(OpenedCamera { layout, info, .. }) = opened else {
         return (PictureLayout::packed(0, 0, PixelFormat::Grey), "never opened".to_owned(), String::new());
     };
     let device = format!("{} {} ({}), {} fps", info.driver, info.name, info.id, info.fps);
@@ -235,6 +299,10 @@ impl Actor for RecorderActor {
                 });
             });
         }
+        let rates: Vec<_> =
+            self.plane.cameras.iter().map(|line| line.opened().map(|opened| opened.info.fps)).collect();
+        self.timing = Timing::new(&rates);
+        ctx.run_interval(CHECKPOINT, Self::report_timing);
         self.index = self.plane.cameras.iter().map(|line| line.index.stream()).collect();
         self.lifeline.started();
         ctx.spawn(IndexLoop);
@@ -284,6 +352,7 @@ impl RecorderActor {
     fn take_index_entry(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
         for camera in 0..self.index.len() {
             if let Poll::Ready(Some(entry)) = Pin::new(&mut self.index[camera]).poll_next(task) {
+                self.timing.frame(&entry.meta);
                 if self.write(ctx, |writer, _, _| writer.append_frame(&entry.meta, None)) {
                     entry.ticket.delivered();
                 } else {
@@ -348,33 +417,24 @@ impl Handler<Event> for RecorderActor {
     }
 }
 
-/// A camera was away from its last good frame to its return.
-#[derive(Clone, Debug, Message)]
-#[rtype(result = "()")]
-pub struct CameraGap {
-    /// Which camera.
-    pub camera: CameraId,
-    /// Stamp of the last frame before.
-    pub start: Timestamp,
-    /// When it was at work again.
-    pub end: Timestamp,
-    /// What the camera said when it failed.
-    pub cause: String,
-}
-
 impl Handler<CameraGap> for RecorderActor {
     type Result = ();
 
     fn handle(&mut self, gap: CameraGap, ctx: &mut Self::Context) {
         self.write(ctx, |writer, _, names| {
-            let json = serde_json::json!({ "cause": gap.cause }).to_string();
-            let source = camera_name(names, gap.camera);
+            let detail = serde_json::json!({
+                "cause": gap.cause,
+                "noticed_ns": gap.noticed_at.0,
+                "last_good_ns": gap.last_good.0,
+                "first_missing_seq": gap.first_missing,
+                "missed": gap.missed,
+            });
             writer.append_gap(&Gap {
-                start: gap.start,
+                start: gap.last_good,
                 end: gap.end,
-                source,
-                cause: "camera failed",
-                json: &json,
+                source: camera_name(names, gap.camera),
+                cause: &gap.cause,
+                json: &detail.to_string(),
             })
         });
     }
@@ -386,6 +446,7 @@ impl Handler<Finish> for RecorderActor {
     fn handle(&mut self, finish: Finish, ctx: &mut Self::Context) -> Self::Result {
         let mut task = TaskContext::from_waker(std::task::Waker::noop());
         while self.take_index_entry(ctx, &mut task) {}
+        self.report_timing(ctx);
         self.close(&finish.verdict)
     }
 }
@@ -396,5 +457,51 @@ impl Handler<Shutdown> for RecorderActor {
     fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) {
         self.lifeline.ended();
         ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timing::Phase;
+
+    #[test]
+    fn what_is_known_of_the_timing_becomes_rows() {
+        let left = Figures { frames: 3, driver_lost: 2, ..Figures::default() };
+        let right = Figures {
+            frames: 4,
+            stamps_replaced: 1,
+            interval_mean_s: Some(0.1),
+            interval_jitter_s: Some(0.2),
+            interval_max_s: Some(0.3),
+            delay_mean_s: Some(0.4),
+            delay_min_s: Some(0.5),
+            delay_std_s: Some(0.6),
+            clock_drift_ppm: Some(-7.0),
+            phase: Some(Phase { to: 0, mean_s: -0.8, spread_s: 0.9 }),
+            ..Figures::default()
+        };
+        let mut rows = Vec::new();
+        for_quality_rows(&[left, right], &["left".to_owned(), "right".to_owned()], |camera, item, value| {
+            rows.push(format!("{camera} {item} {value}"));
+        });
+        let expected = [
+            "left frames 3",
+            "left driver_lost 2",
+            "left stamps_replaced 0",
+            "right frames 4",
+            "right driver_lost 0",
+            "right stamps_replaced 1",
+            "right interval_mean_s 0.1",
+            "right interval_jitter_s 0.2",
+            "right interval_max_s 0.3",
+            "right delay_mean_s 0.4",
+            "right delay_min_s 0.5",
+            "right delay_std_s 0.6",
+            "right clock_drift_ppm -7",
+            "right phase_to:left_s -0.8",
+            "right phase_spread_to:left_s 0.9",
+        ];
+        assert_eq!(rows, expected);
     }
 }

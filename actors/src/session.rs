@@ -1,13 +1,14 @@
 //! Session actor: the order in which a session starts, runs and ends.
 //!
-//! Owns the session's state (arming, running, stopping), its events, and the report at its end. Starts
+//! Owns the session's state (arming, running, stopping), its events and gaps, and the report at its end. Starts
 //! cameras first, then pipelines, then the recorder; opens the barrier when all are at work; stops in the
-//! order in which frames flow, so that everything captured is accounted for. Never touches a frame.
+//! order in which frames flow, so that everything captured is accounted for. Never touches a frame, and never
+//! waits for a thread that hangs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,20 +20,56 @@ use youquanti_models::{BackendInfo, CameraId, CameraName, Clock, Timestamp};
 
 use crate::camera::{BarrierOpened, CameraActor};
 use crate::child::{Port, start_on_thread, tell};
+use crate::fault;
 use crate::flight::Stage;
-use crate::ledger::{CameraSnapshot, Imbalance, LedgerSnapshot};
-use crate::messages::{ChildId, Event, EventKind};
+use crate::ledger::{CameraSnapshot, Consumer, Imbalance, LedgerSnapshot};
+use crate::messages::{CameraGap, ChildId, Event, EventKind};
 use crate::participants::{ParticipantsActor, Roster};
 use crate::pipeline::{PipelineActor, PipelinePlan};
 use crate::plane::{CameraPlan, DataPlane};
-use crate::recorder::{CameraGap, Finish, RecorderActor, RecordingPlan};
+use crate::recorder::{Finish, RecorderActor, RecordingPlan};
 use crate::session_file::Summary;
 use crate::stats::LatencySnapshot;
-use crate::supervision::{RestartPolicy, WhenExhausted};
-use crate::supervisor::{Change, ChildChanged, ChildSpec, Factory, StartChild, StopChild, SupervisorActor};
+use crate::supervision::{RestartPolicy, WatchPolicy, WhenExhausted, WhenHung};
+use crate::supervisor::{
+    Change, ChildChanged, ChildSpec, CountAbandoned, Factory, StartChild, StopChild, SupervisorActor,
+};
 
 /// How long a child may take to end before it is abandoned.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the recorder may take to write the last rows and close its file, on a slow disk.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A camera's thread never waits for anything but the driver: noticed within a second.
+const WATCH_CAMERA: WatchPolicy = WatchPolicy {
+    start_within: Duration::from_secs(20),
+    silent_for: Duration::from_millis(900),
+    when_hung: WhenHung::Suspend,
+};
+
+/// Building a pipeline may mean compiling for a device.
+const PIPELINE_BUILT_WITHIN: Duration = Duration::from_secs(300);
+
+/// Disks may stand still for a while, and everything that is recorded waits for them.
+const WATCH_OTHERS: WatchPolicy = WatchPolicy {
+    start_within: Duration::from_secs(60),
+    silent_for: Duration::from_secs(30),
+    when_hung: WhenHung::Escalate,
+};
+
+/// How often it is looked whether every camera has sent its first frame, and for how long.
+const FIRST_FRAMES_LOOK: Duration = Duration::from_millis(20);
+const FIRST_FRAMES_WITHIN: Duration = Duration::from_secs(10);
+
+/// Events that wait for a subscriber; beyond that it misses them, and is told so in the log.
+const SUBSCRIBER_CAPACITY: usize = 1024;
+
+/// Reasons that a report gives; a camera that fails differently each time must not fill it.
+const MOST_REASONS: usize = 64;
+
+/// What is said of the recording when its failure has been told before.
+const RECORDER_LOST: &str = "the recorder had failed before";
 
 /// Traces written in one session; a camera that fails for ever must not fill the disk.
 const MAX_TRACES: u32 = 20;
@@ -58,6 +95,8 @@ pub struct SessionPlan {
     pub recording: Option<RecordingPlan>,
     /// How cameras and pipelines are restarted.
     pub restarts: RestartPolicy,
+    /// How long a pipeline may work on a frame before its thread counts as hung.
+    pub pipeline_timeout: Duration,
     /// Where rings are made: `/dev/shm`.
     pub ring_dir: PathBuf,
     /// Where traces of the last minute go after a failure; none are written without it.
@@ -116,6 +155,8 @@ pub struct SessionReport {
     pub stop_reason: String,
     /// What went wrong on the way, in words; empty when all was well.
     pub degraded: Vec<String>,
+    /// Threads that hang at the end; nothing of the session waits for them.
+    pub abandoned_threads: usize,
     /// When the barrier was opened.
     pub started_at: Timestamp,
     /// When capturing ended.
@@ -180,11 +221,38 @@ struct SessionActor {
     started_at: Timestamp,
     /// Why to stop as soon as the session is up: what has to end it came before that.
     stop_early: Option<String>,
-    degraded: BTreeSet<String>,
-    open_gaps: BTreeMap<CameraId, (Timestamp, String)>,
+    degraded: Reasons,
+    open_gaps: BTreeMap<CameraId, CameraGap>,
     ended: BTreeSet<CameraId>,
+    subscribers: Vec<SyncSender<Event>>,
+    first_frames_said: bool,
     traces: Vec<PathBuf>,
     report: SyncSender<SessionReport>,
+}
+
+/// What went wrong, each thing once, in the order in which it was first said.
+#[derive(Default)]
+struct Reasons {
+    listed: Vec<String>,
+    beyond: u64,
+}
+
+impl Reasons {
+    fn add(&mut self, reason: String) {
+        if self.listed.contains(&reason) {
+            return;
+        }
+        if self.listed.len() < MOST_REASONS {
+            self.listed.push(reason);
+        } else {
+            self.beyond += 1;
+        }
+    }
+
+    fn list(&self) -> Vec<String> {
+        let beyond = (self.beyond > 0).then(|| format!("and {} more, see the events", self.beyond));
+        self.listed.iter().cloned().chain(beyond).collect()
+    }
 }
 
 /// Whom the session directs.
@@ -211,11 +279,10 @@ impl Cast {
         let thread = format!("yq-cam-{}", plane.camera(id).plan.name);
         let factory: Factory = Box::new(move |lifeline| {
             let plane = Arc::clone(&plane);
-            let (life, addr) = start_on_thread(&thread, move |_| CameraActor::new(id, plane, lifeline));
-            port.set(addr);
-            life
+            let make = move |lifeline| CameraActor::new(id, plane, lifeline);
+            port.born(start_on_thread(&thread, lifeline, make))
         });
-        ChildSpec { id: ChildId::Camera(id), policy: plan.restarts, factory }
+        ChildSpec { id: ChildId::Camera(id), policy: plan.restarts, watch: WATCH_CAMERA, factory }
     }
 
     fn pipeline_spec(&self, plan: &SessionPlan, plane: &Arc<DataPlane>, worker: u16) -> ChildSpec {
@@ -224,10 +291,16 @@ impl Cast {
         let factory: Factory = Box::new(move |lifeline| {
             let (plane, participants, pipeline) =
                 (Arc::clone(&plane), participants.clone(), pipeline.clone());
-            let make = move |_: &mut _| PipelineActor::new(pipeline, plane, participants, lifeline);
-            start_on_thread(&format!("yq-pipeline-{worker}"), make).0
+            let make = move |lifeline| PipelineActor::new(pipeline, plane, participants, lifeline);
+            start_on_thread(&format!("yq-pipeline-{worker}"), lifeline, make).map(|(life, _)| life)
         });
-        ChildSpec { id: ChildId::Pipeline(worker), policy: plan.restarts, factory }
+        // Its thread is silent while it works on a frame.
+        let watch = WatchPolicy {
+            start_within: PIPELINE_BUILT_WITHIN,
+            silent_for: plan.pipeline_timeout,
+            when_hung: WhenHung::Escalate,
+        };
+        ChildSpec { id: ChildId::Pipeline(worker), policy: plan.restarts, watch, factory }
     }
 
     fn participants_spec(&self, plan: &SessionPlan, cameras: usize, events: Recipient<Event>) -> ChildSpec {
@@ -235,12 +308,10 @@ impl Cast {
         let roster = Arc::new(Mutex::new(Roster::new(plan.expected_participants, cameras)));
         let factory: Factory = Box::new(move |lifeline| {
             let (roster, recorder, events) = (Arc::clone(&roster), recorder.clone(), events.clone());
-            let make = move |_: &mut _| ParticipantsActor::new(roster, cameras, recorder, events, lifeline);
-            let (life, addr) = start_on_thread("yq-participants", make);
-            port.set(addr);
-            life
+            let make = move |lifeline| ParticipantsActor::new(roster, cameras, recorder, events, lifeline);
+            port.born(start_on_thread("yq-participants", lifeline, make))
         });
-        ChildSpec { id: ChildId::Participants, policy: plan.restarts, factory }
+        ChildSpec { id: ChildId::Participants, policy: plan.restarts, watch: WATCH_OTHERS, factory }
     }
 
     fn recorder_spec(&self, plan: &SessionPlan, plane: &Arc<DataPlane>) -> ChildSpec {
@@ -248,28 +319,26 @@ impl Cast {
         let recording = plan.recording.clone().map(Arc::new);
         let factory: Factory = Box::new(move |lifeline| {
             let (plane, recording) = (Arc::clone(&plane), recording.clone());
-            let make = move |_: &mut _| RecorderActor::new(plane, recording, lifeline);
-            let (life, addr) = start_on_thread("yq-recorder", make);
-            port.set(addr);
-            life
+            let make = move |lifeline| RecorderActor::new(plane, recording, lifeline);
+            port.born(start_on_thread("yq-recorder", lifeline, make))
         });
         // A recorder is never restarted: its file cannot be continued by another.
         let policy =
             RestartPolicy { max_restarts: 0, when_exhausted: WhenExhausted::Escalate, ..plan.restarts };
-        ChildSpec { id: ChildId::Recorder, policy, factory }
+        ChildSpec { id: ChildId::Recorder, policy, watch: WATCH_OTHERS, factory }
     }
 
     async fn start_child(&self, spec: ChildSpec) -> Result<(), String> {
         self.supervisor.send(StartChild(spec)).await.unwrap_or_else(|gone| Err(gone.to_string()))
     }
 
-    /// Starts everything and opens the barrier.
+    /// Starts everything and opens the barrier; when that was.
     async fn start(
         &self,
         plan: &SessionPlan,
         plane: &Arc<DataPlane>,
         events: Recipient<Event>,
-    ) -> Result<(), StartError> {
+    ) -> Result<Timestamp, StartError> {
         // Asked for all at once, waited for one by one: cameras take their time in parallel.
         let opening: Vec<_> = plane
             .camera_ids()
@@ -294,12 +363,12 @@ impl Cast {
         self.start_child(self.participants_spec(plan, plane.cameras.len(), events))
             .await
             .map_err(|cause| StartError::Internal { cause })?;
-        plane.open_barrier();
+        let started_at = plane.open_barrier();
         for camera in self.cameras.iter().filter_map(Port::get) {
             // A camera that has just crashed finds the barrier open in its next life.
             camera.send(BarrierOpened).await.ok();
         }
-        Ok(())
+        Ok(started_at)
     }
 
     /// Stops everything but the recorder, in the order in which frames flow. Returns what went wrong.
@@ -311,7 +380,12 @@ impl Cast {
         let mut troubles = Vec::new();
         for children in [cameras, pipelines, vec![ChildId::Participants]] {
             let children: Vec<ChildId> = children;
-            let stopping: Vec<_> = children.into_iter().map(|id| (id, self.stop_child(id))).collect();
+            let patience = |id| match id {
+                ChildId::Pipeline(_) => PATIENCE.max(plan.pipeline_timeout),
+                _ => PATIENCE,
+            };
+            let stopping: Vec<_> =
+                children.into_iter().map(|id| (id, self.stop_child(id, patience(id)))).collect();
             for (id, stopped) in stopping {
                 if let Err(trouble) = stopped.await.unwrap_or_else(|gone| Err(gone.to_string())) {
                     troubles.push(format!("{} {trouble}", child_name(plane, id)));
@@ -319,11 +393,19 @@ impl Cast {
             }
         }
         plane.settle_frames();
+        if self.abandoned().await > 0 {
+            plane.ledger.give_up(Consumer::Pipeline);
+        }
         troubles
     }
 
-    fn stop_child(&self, id: ChildId) -> Request<SupervisorActor, StopChild> {
-        self.supervisor.send(StopChild { id, patience: PATIENCE })
+    /// Threads that hang and were left behind.
+    async fn abandoned(&self) -> usize {
+        self.supervisor.send(CountAbandoned).await.unwrap_or(0)
+    }
+
+    fn stop_child(&self, id: ChildId, patience: Duration) -> Request<SupervisorActor, StopChild> {
+        self.supervisor.send(StopChild { id, patience })
     }
 
     /// Closes the file and leaves nothing in shared memory. Returns the file's summary.
@@ -334,15 +416,26 @@ impl Cast {
         verdict: String,
     ) -> Option<Result<Summary, String>> {
         let finished = match self.recorder.get() {
-            Some(recorder) => recorder.send(Finish { verdict }).await.unwrap_or(Ok(None)),
+            Some(recorder) => {
+                let closing = recorder.send(Finish { verdict });
+                match actix_rt::time::timeout(CLOSING_PATIENCE, closing).await {
+                    Ok(closed) => closed.unwrap_or(Ok(None)),
+                    Err(_) => Err(format!(
+                        "the file was not closed within {CLOSING_PATIENCE:?}; what was committed is safe"
+                    )),
+                }
+            }
             None => Ok(None),
         };
         // It has done its work; what it says after that changes nothing.
-        self.stop_child(ChildId::Recorder).await.ok();
+        self.stop_child(ChildId::Recorder, PATIENCE).await.ok();
         plane.settle_index();
         plane.retire_rings();
+        if self.abandoned().await > 0 {
+            plane.ledger.give_up(Consumer::Index);
+        }
         plan.recording.as_ref()?;
-        Some(finished.and_then(|summary| summary.ok_or_else(|| "the recorder had failed before".to_owned())))
+        Some(finished.and_then(|summary| summary.ok_or_else(|| RECORDER_LOST.to_owned())))
     }
 }
 
@@ -355,9 +448,9 @@ fn child_name(plane: &DataPlane, id: ChildId) -> String {
 }
 
 /// What the file says of the session, as JSON.
-fn verdict(degraded: &BTreeSet<String>) -> String {
-    let state = if degraded.is_empty() { "ok" } else { "degraded" };
-    json!({ "state": state, "reasons": degraded }).to_string()
+fn verdict(reasons: &[String]) -> String {
+    let state = if reasons.is_empty() { "ok" } else { "degraded" };
+    json!({ "state": state, "reasons": reasons }).to_string()
 }
 
 impl SessionActor {
@@ -369,9 +462,11 @@ impl SessionActor {
             state: State::Arming,
             started_at: Timestamp::default(),
             stop_early: None,
-            degraded: BTreeSet::new(),
+            degraded: Reasons::default(),
             open_gaps: BTreeMap::new(),
             ended: BTreeSet::new(),
+            subscribers: Vec::new(),
+            first_frames_said: false,
             traces: Vec::new(),
             report,
         }
@@ -384,6 +479,15 @@ impl SessionActor {
 
     fn publish(&mut self, ctx: &mut Context<Self>, event: Event) {
         info!(source = event.source, detail = %event.detail, "{}", event.kind.name());
+        self.subscribers.retain(|subscriber| match subscriber.try_send(event.clone()) {
+            Ok(()) => true,
+            // Nobody waits for a subscriber: what does not fit is in the file and in the log.
+            Err(TrySendError::Full(missed)) => {
+                warn!(kind = missed.kind.name(), "a subscriber takes no events and misses this one");
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        });
         if let Some(recorder) = self.cast.as_ref().and_then(|cast| cast.recorder.get()) {
             tell::<Self, _>(ctx, &recorder.recipient(), event);
         }
@@ -398,6 +502,7 @@ impl SessionActor {
             State::Running => self.state = State::Stopping,
             State::Stopping => return,
         }
+        self.look_for_first_frames(ctx);
         self.emit(ctx, "session", EventKind::SessionStopping, json!({ "reason": reason }));
         let Some(cast) = self.cast.clone() else { return };
         let (plan, plane) = (self.plan.clone(), Arc::clone(&self.plane));
@@ -411,24 +516,30 @@ impl SessionActor {
             async move { cast.stop(&plan, &plane).await }
         };
         let finishing = actix::fut::wrap_future::<_, Self>(stopping).then(move |troubles, session, _| {
-            session.degraded.extend(troubles);
-            let verdict = verdict(&session.degraded);
-            actix::fut::wrap_future(async move { cast.finish(&plan, &plane, verdict).await })
+            troubles.into_iter().for_each(|trouble| session.degraded.add(trouble));
+            let verdict = verdict(&session.degraded.list());
+            actix::fut::wrap_future(async move {
+                let recording = cast.finish(&plan, &plane, verdict).await;
+                (recording, cast.abandoned().await)
+            })
         });
-        ctx.spawn(finishing.map(move |recording, session, ctx| {
-            if let Some(Err(cause)) = &recording {
-                session.degraded.insert(format!("recording: {cause}"));
+        ctx.spawn(finishing.map(move |(recording, abandoned_threads), session, ctx| {
+            if let Some(Err(cause)) = &recording
+                && cause != RECORDER_LOST
+            {
+                session.degraded.add(format!("recording: {cause}"));
             }
             let snapshot = session.plane.ledger.snapshot();
             let imbalances = snapshot.imbalances();
             for imbalance in &imbalances {
                 error!(%imbalance, "the ledger does not close");
-                session.degraded.insert(imbalance.to_string());
+                session.degraded.add(imbalance.to_string());
             }
             let report = SessionReport {
                 name: session.plan.name.clone(),
                 stop_reason: reason,
-                degraded: std::mem::take(&mut session.degraded).into_iter().collect(),
+                degraded: session.degraded.list(),
+                abandoned_threads,
                 started_at: session.started_at,
                 stopped_at,
                 backend: session.plane.backend(),
@@ -443,21 +554,85 @@ impl SessionActor {
         }));
     }
 
-    /// Notes that a camera is away from its last frame on.
-    fn open_gap(&mut self, camera: CameraId, at: Timestamp, cause: &str) {
-        let last = self.plane.camera(camera).last_captured_at.load(Ordering::Relaxed);
+    /// Notes that a camera is away from its last good frame on, and has that written.
+    fn open_gap(&mut self, ctx: &mut Context<Self>, camera: CameraId, noticed_at: Timestamp, cause: &str) {
+        if self.open_gaps.contains_key(&camera) {
+            return;
+        }
+        let line = self.plane.camera(camera);
+        let last_good = Timestamp(line.last_good_at.load(Ordering::Relaxed));
         // Without a frame, from the session's start; before that, from now.
-        let known = [Timestamp(last), self.started_at];
-        let start = known.into_iter().find(|&known| known != Timestamp::default()).unwrap_or(at);
-        self.open_gaps.entry(camera).or_insert_with(|| (start, cause.to_owned()));
+        let known = [last_good, self.started_at];
+        let gap = CameraGap {
+            camera,
+            last_good: known.into_iter().find(|&known| known != Timestamp::default()).unwrap_or(noticed_at),
+            noticed_at,
+            first_missing: line.next_seq.load(Ordering::Relaxed),
+            end: None,
+            missed: None,
+            cause: cause.to_owned(),
+        };
+        let detail = json!({
+            "cause": gap.cause,
+            "last_good_ns": gap.last_good.0,
+            "first_missing_seq": gap.first_missing,
+        });
+        let name = child_name(&self.plane, ChildId::Camera(camera));
+        self.record_gap(ctx, gap.clone());
+        self.open_gaps.insert(camera, gap);
+        self.publish(ctx, Event { at: noticed_at, source: name, kind: EventKind::GapOpened, detail });
     }
 
-    /// Has a camera's gap written, if it has one.
+    /// Has the end of a camera's gap written, if it has one.
     fn close_gap(&mut self, ctx: &mut Context<Self>, camera: CameraId, end: Timestamp) {
-        let Some((start, cause)) = self.open_gaps.remove(&camera) else { return };
+        let Some(mut gap) = self.open_gaps.remove(&camera) else { return };
+        let fps = self.plane.camera(camera).opened().map_or(0.0, |opened| opened.info.fps);
+        let away = end.saturating_since(gap.last_good);
+        let missed = ((away.as_secs_f64() * fps).round() as u64).saturating_sub(1);
+        (gap.end, gap.missed) = (Some(end), Some(missed));
+        let detail = json!({ "away_ms": away.as_millis() as u64, "frames_missed": missed });
+        self.record_gap(ctx, gap);
+        let name = child_name(&self.plane, ChildId::Camera(camera));
+        self.publish(ctx, Event { at: end, source: name, kind: EventKind::GapClosed, detail });
+    }
+
+    fn record_gap(&self, ctx: &mut Context<Self>, gap: CameraGap) {
         if let Some(recorder) = self.cast.as_ref().and_then(|cast| cast.recorder.get()) {
-            tell::<Self, _>(ctx, &recorder.recipient(), CameraGap { camera, start, end, cause });
+            tell::<Self, _>(ctx, &recorder.recipient(), gap);
         }
+    }
+
+    /// Says once how far apart the cameras' first frames are: when all have come, their time is up, or the
+    /// session ends.
+    fn look_for_first_frames(&mut self, ctx: &mut Context<Self>) {
+        if self.first_frames_said {
+            return;
+        }
+        let firsts: Vec<_> = self
+            .plane
+            .cameras
+            .iter()
+            .map(|line| Timestamp(line.first_captured_at.load(Ordering::Relaxed)))
+            .collect();
+        let came = || firsts.iter().filter(|&&first| first != Timestamp::default());
+        let is_over = self.plane.clock.now().saturating_since(self.started_at) > FIRST_FRAMES_WITHIN;
+        if came().count() < firsts.len() && !is_over && self.state == State::Running {
+            ctx.run_later(FIRST_FRAMES_LOOK, Self::look_for_first_frames);
+            return;
+        }
+        let spread = came().max().zip(came().min()).map(|(last, first)| last.saturating_since(*first));
+        let after_ms = |first: &Timestamp| {
+            let after = first.0 as f64 - self.started_at.0 as f64;
+            (*first != Timestamp::default()).then_some(after / 1e6)
+        };
+        let names = self.plane.cameras.iter().map(|line| line.plan.name.to_string());
+        let cameras: BTreeMap<_, _> = names.zip(firsts.iter().map(after_ms)).collect();
+        let detail = json!({
+            "spread_ms": spread.map(|spread| spread.as_secs_f64() * 1e3),
+            "ms_after_start": cameras,
+        });
+        self.first_frames_said = true;
+        self.emit(ctx, "session", EventKind::FirstFrames, detail);
     }
 
     /// Writes the last minute to a file of its own, off this thread.
@@ -495,9 +670,19 @@ fn camera_reports(plane: &DataPlane, snapshot: &LedgerSnapshot) -> Vec<CameraRep
 
 impl Actor for SessionActor {
     type Context = Context<Self>;
+}
 
-    fn stopped(&mut self, _: &mut Self::Context) {
-        System::current().stop();
+impl Drop for SessionActor {
+    /// However it ends, and be it by a panic: every actor ends with it, and the recorder closes its file.
+    fn drop(&mut self) {
+        end_system();
+    }
+}
+
+/// Ends the threads of all actors of this session as soon as each can.
+pub(crate) fn end_system() {
+    if let Some(system) = System::try_current() {
+        system.stop();
     }
 }
 
@@ -512,20 +697,21 @@ impl Handler<Start> for SessionActor {
             let started = cast.start(&plan, &plane, events).await;
             if started.is_err() {
                 cast.stop(&plan, &plane).await;
-                cast.finish(&plan, &plane, verdict(&BTreeSet::new())).await;
+                cast.finish(&plan, &plane, verdict(&[])).await;
             }
             started
         };
         Box::pin(actix::fut::wrap_future::<_, Self>(starting).map(|started, session, ctx| {
-            if started.is_ok() {
+            if let Ok(started_at) = started {
                 session.state = State::Running;
-                session.started_at = session.plane.clock.now();
+                session.started_at = started_at;
                 let detail = json!({
                     "name": session.plan.name,
                     "cameras": session.plane.cameras.len(),
                     "backend": session.plane.backend().map(|info| info.backend),
                 });
                 session.emit(ctx, "session", EventKind::SessionStarted, detail);
+                session.look_for_first_frames(ctx);
                 if let Some(duration) = session.plan.duration {
                     ctx.run_later(duration, |session, ctx| session.begin_stop(ctx, "duration reached"));
                 }
@@ -535,7 +721,7 @@ impl Handler<Start> for SessionActor {
             } else {
                 ctx.stop();
             }
-            started
+            started.map(drop)
         }))
     }
 }
@@ -565,17 +751,33 @@ impl Handler<Event> for SessionActor {
     }
 }
 
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Subscribe(SyncSender<Event>);
+
+impl Handler<Subscribe> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, Subscribe(subscriber): Subscribe, _: &mut Self::Context) {
+        self.subscribers.push(subscriber);
+    }
+}
+
 impl Handler<ChildChanged> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, ChildChanged { id, at, change }: ChildChanged, ctx: &mut Self::Context) {
+        fault::point("session:changed");
         let name = child_name(&self.plane, id);
         match change {
-            Change::Failed { cause, retry_at, degraded } => {
+            Change::Failed { cause, retry_at, degraded, is_hung } => {
                 warn!(child = name, cause, "failed");
-                self.degraded.insert(format!("{name} failed: {cause}"));
+                self.degraded.add(format!("{name} failed: {cause}"));
+                if is_hung {
+                    self.emit(ctx, &name, EventKind::ChildAbandoned, json!({ "cause": cause }));
+                }
                 if let ChildId::Camera(camera) = id {
-                    self.open_gap(camera, at, &cause);
+                    self.open_gap(ctx, camera, at, &cause);
                 }
                 let kind = if degraded { EventKind::ChildDegraded } else { EventKind::ChildFailed };
                 let wait = retry_at.saturating_since(at).as_millis() as u64;
@@ -584,10 +786,24 @@ impl Handler<ChildChanged> for SessionActor {
                     self.write_trace(&name.replace(' ', "-"));
                 }
             }
+            Change::Suspended { cause } => {
+                error!(child = name, cause, "hangs again: left alone until one of its threads comes back");
+                self.degraded.add(format!("{name} failed: {cause}"));
+                self.emit(
+                    ctx,
+                    &name,
+                    EventKind::ChildAbandoned,
+                    json!({ "cause": cause, "suspended": true }),
+                );
+                if let ChildId::Camera(camera) = id {
+                    self.open_gap(ctx, camera, at, &cause);
+                }
+            }
             Change::Restarted => {
                 if let ChildId::Camera(camera) = id {
                     self.plane.stats[usize::from(camera.0)].restarts.fetch_add(1, Ordering::Relaxed);
-                    self.close_gap(ctx, camera, at);
+                    let first = self.plane.camera(camera).first_since_opened.load(Ordering::Relaxed);
+                    self.close_gap(ctx, camera, if first == 0 { at } else { Timestamp(first) });
                 }
                 self.emit(ctx, &name, EventKind::ChildRestarted, json!({}));
             }
@@ -602,7 +818,7 @@ impl Handler<ChildChanged> for SessionActor {
             }
             Change::GivenUp { cause } => {
                 error!(child = name, cause, "failed for good");
-                self.degraded.insert(format!("{name} failed for good: {cause}"));
+                self.degraded.add(format!("{name} failed for good: {cause}"));
                 self.emit(ctx, &name, EventKind::ChildGivenUp, json!({ "cause": cause }));
                 self.write_trace(&name.replace(' ', "-"));
                 self.begin_stop(ctx, &format!("{name} failed for good"));
@@ -678,6 +894,15 @@ impl SessionHandle {
     #[allow(clippy::disallowed_methods, reason = "a marker must not be refused by a full mailbox")]
     pub fn mark(&self, text: &str) {
         self.session.do_send(Mark { at: self.plane.clock.now(), text: text.to_owned() });
+    }
+
+    /// Every event from now on, in the order in which the session hears of them. A subscriber that leaves
+    /// 1024 of them waiting misses the next.
+    #[allow(clippy::disallowed_methods, reason = "a subscription must not be refused by a full mailbox")]
+    pub fn subscribe(&self) -> Receiver<Event> {
+        let (to, events) = sync_channel(SUBSCRIBER_CAPACITY);
+        self.session.do_send(Subscribe(to));
+        events
     }
 
     /// Writes what happened to the frames of the last minute as a trace that Perfetto opens; after the

@@ -1,7 +1,8 @@
 //! Supervisor actor: carries out what [`crate::supervision`] decides.
 //!
 //! Owns the children's lives: makes each from its factory, on its own thread, hears of every end through
-//! its lifeline, and makes the next life when the policy says so. Never looks into a child's work.
+//! its lifeline, looks for its heartbeat, and makes the next life when the policy says so. Never looks into a
+//! child's work, and never waits for a thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +11,16 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 use youquanti_models::{Clock, Timestamp};
 
-use crate::child::{Life, Lifeline, Report, Word, tell};
+use crate::child::{Life, Lifeline, Pulse, Report, Word, tell};
+use crate::fault;
 use crate::messages::{ChildId, Shutdown};
-use crate::supervision::{ChildState, ChildSupervision, Effect, Input, RestartPolicy};
+use crate::session::end_system;
+use crate::supervision::{
+    ChildState, ChildSupervision, Effect, Input, RestartPolicy, WATCH_PERIOD, WatchPolicy,
+};
 
-/// Makes one life of a child.
-pub type Factory = Box<dyn FnMut(Lifeline) -> Life + Send>;
+/// Makes one life of a child; nothing when there is no thread for it, which the lifeline then says.
+pub type Factory = Box<dyn FnMut(Lifeline) -> Option<Life> + Send>;
 
 /// A child as the session hands it over.
 pub struct ChildSpec {
@@ -23,6 +28,8 @@ pub struct ChildSpec {
     pub id: ChildId,
     /// How it is restarted.
     pub policy: RestartPolicy,
+    /// How it is watched.
+    pub watch: WatchPolicy,
     /// Makes its lives.
     pub factory: Factory,
 }
@@ -67,6 +74,13 @@ pub enum Change {
         retry_at: Timestamp,
         /// Whether its budget of restarts is used up.
         degraded: bool,
+        /// Whether its thread hangs and was abandoned.
+        is_hung: bool,
+    },
+    /// Too many of its threads hang; it is made again when one of them comes back.
+    Suspended {
+        /// What is known of it.
+        cause: String,
     },
     /// It works again.
     Restarted,
@@ -87,6 +101,10 @@ struct Child {
     supervision: ChildSupervision,
     factory: Factory,
     life: Option<Life>,
+    /// Of the present life.
+    pulse: Arc<Pulse>,
+    /// Lives that hang, by their numbers.
+    abandoned: Vec<u32>,
     /// Whoever started the child waits here for its first word.
     first_word: Option<oneshot::Sender<Result<(), String>>>,
     /// What a child that was asked to end said of a failure on the way.
@@ -94,10 +112,18 @@ struct Child {
 }
 
 impl Child {
+    /// Lets the present life's thread end as soon as it can.
     fn dispose(&mut self) {
         if let Some(life) = self.life.take() {
             life.arbiter.stop();
         }
+    }
+
+    /// Leaves the present life behind: it hangs, and must hand on nothing should it come back.
+    fn abandon(&mut self) {
+        self.pulse.abandon();
+        self.abandoned.push(self.supervision.generation());
+        self.dispose();
     }
 }
 
@@ -121,16 +147,66 @@ impl SupervisorActor {
         let effect = child.supervision.on(now, input);
         match effect {
             Some(Effect::Spawn { generation }) => {
-                child.life = Some((child.factory)(Lifeline::new(supervisor, id, generation)));
+                child.pulse = Arc::default();
+                let follows_hung = !child.abandoned.is_empty();
+                let pulse = Arc::clone(&child.pulse);
+                let lifeline = Lifeline::new(supervisor, id, generation, pulse, follows_hung);
+                child.life = (child.factory)(lifeline);
             }
             Some(Effect::RetryAt { at, .. }) => {
                 child.dispose();
                 ctx.run_later(at.saturating_since(now), move |supervisor, ctx| supervisor.tick(ctx, id));
             }
-            Some(Effect::Escalate) => child.dispose(),
+            Some(Effect::Suspend | Effect::Escalate) => child.dispose(),
             Some(Effect::Shutdown { .. }) | None => {}
         }
         effect
+    }
+
+    /// Looks at every child's heartbeat; who has none is left behind.
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        fault::point("supervisor:look");
+        for at in 0..self.children.len() {
+            let child = &mut self.children[at];
+            let (id, beats, silence) = (child.id, child.pulse.beats(), child.supervision.silence());
+            // What hangs is let go of before the policy has the life disposed of.
+            let effect = child.supervision.on(self.clock.now(), Input::Watch { beats });
+            let Some(effect) = effect else { continue };
+            child.abandon();
+            if let Effect::RetryAt { at, .. } = effect {
+                let wait = at.saturating_since(self.clock.now());
+                ctx.run_later(wait, move |supervisor, ctx| supervisor.tick(ctx, id));
+            }
+            self.failed(ctx, id, silence, Some(effect), true);
+        }
+    }
+
+    /// Says what follows a failure to whoever waits for it: of a first life that is an answer, of a later one
+    /// news.
+    fn failed(
+        &mut self,
+        ctx: &mut Context<Self>,
+        id: ChildId,
+        cause: String,
+        effect: Option<Effect>,
+        is_hung: bool,
+    ) {
+        let Some(child) = self.children.iter_mut().find(|child| child.id == id) else { return };
+        if let Some(first) = child.first_word.take() {
+            child.supervision.on(self.clock.now(), Input::Stop);
+            child.dispose();
+            // Whoever asked may have lost patience.
+            drop(first.send(Err(cause)));
+            return;
+        }
+        match effect {
+            Some(Effect::RetryAt { at, degraded }) => {
+                self.announce(ctx, id, Change::Failed { cause, retry_at: at, degraded, is_hung });
+            }
+            Some(Effect::Suspend) => self.announce(ctx, id, Change::Suspended { cause }),
+            Some(Effect::Escalate) => self.announce(ctx, id, Change::GivenUp { cause }),
+            _ => child.failed_ending = Some(cause),
+        }
     }
 
     /// Time has passed for a waiting child; if the timer was early, it is set again.
@@ -150,8 +226,19 @@ impl SupervisorActor {
     }
 }
 
+impl Drop for SupervisorActor {
+    /// Nobody would notice any failure from now on: the session ends with it.
+    fn drop(&mut self) {
+        end_system();
+    }
+}
+
 impl Actor for SupervisorActor {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(WATCH_PERIOD, |supervisor, ctx| supervisor.look(ctx));
+    }
 }
 
 impl Handler<StartChild> for SupervisorActor {
@@ -161,9 +248,11 @@ impl Handler<StartChild> for SupervisorActor {
         let (tell, told) = oneshot::channel();
         self.children.push(Child {
             id: spec.id,
-            supervision: ChildSupervision::new(spec.policy),
+            supervision: ChildSupervision::new(spec.policy, spec.watch, self.children.len() as u64),
             factory: spec.factory,
             life: None,
+            pulse: Arc::default(),
+            abandoned: Vec::new(),
             first_word: Some(tell),
             failed_ending: None,
         });
@@ -178,6 +267,13 @@ impl Handler<Report> for SupervisorActor {
     fn handle(&mut self, report: Report, ctx: &mut Self::Context) {
         let Report { child: id, generation, word } = report;
         let Some(child) = self.children.iter_mut().find(|child| child.id == id) else { return };
+        if let Some(at) = child.abandoned.iter().position(|&abandoned| abandoned == generation) {
+            if !matches!(word, Word::Started) {
+                child.abandoned.swap_remove(at);
+                self.input(ctx, id, Input::Returned);
+            }
+            return;
+        }
         if generation != child.supervision.generation() {
             return;
         }
@@ -194,23 +290,8 @@ impl Handler<Report> for SupervisorActor {
                 }
             }
             Word::Failed(cause) => {
-                if let Some(first) = child.first_word.take() {
-                    child.supervision.on(self.clock.now(), Input::Stop);
-                    child.dispose();
-                    drop(first.send(Err(cause)));
-                    return;
-                }
-                match self.input(ctx, id, Input::Failed { generation }) {
-                    Some(Effect::RetryAt { at, degraded }) => {
-                        self.announce(ctx, id, Change::Failed { cause, retry_at: at, degraded });
-                    }
-                    Some(Effect::Escalate) => self.announce(ctx, id, Change::GivenUp { cause }),
-                    _ => {
-                        if let Some(child) = self.children.iter_mut().find(|child| child.id == id) {
-                            child.failed_ending = Some(cause);
-                        }
-                    }
-                }
+                let effect = self.input(ctx, id, Input::Failed { generation });
+                self.failed(ctx, id, cause, effect, false);
             }
             Word::Ended(note) => {
                 self.input(ctx, id, Input::Ended { generation });
@@ -219,6 +300,19 @@ impl Handler<Report> for SupervisorActor {
                 }
             }
         }
+    }
+}
+
+/// How many threads hang and were left behind, now.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "usize")]
+pub struct CountAbandoned;
+
+impl Handler<CountAbandoned> for SupervisorActor {
+    type Result = usize;
+
+    fn handle(&mut self, _: CountAbandoned, _: &mut Self::Context) -> usize {
+        self.children.iter().map(|child| child.abandoned.len()).sum()
     }
 }
 
@@ -241,7 +335,11 @@ impl Handler<StopChild> for SupervisorActor {
         Box::pin(ended.map(move |in_time, supervisor: &mut Self, _| {
             let child = supervisor.children.iter_mut().find(|child| child.id == id);
             let failed = child.and_then(|child| {
-                child.dispose();
+                if in_time {
+                    child.dispose();
+                } else {
+                    child.abandon();
+                }
                 child.failed_ending.take()
             });
             match failed {

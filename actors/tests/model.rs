@@ -16,7 +16,8 @@ use youquanti_actors::ledger::{Consumer, DropReason, Ticket};
 use youquanti_actors::messages::{Delivery, IndexEntry};
 use youquanti_actors::plane::{CameraLine, CameraPlan, DataPlane};
 use youquanti_actors::supervision::{
-    ChildState, ChildSupervision, Effect, Input, RestartPolicy, WhenExhausted,
+    ChildState, ChildSupervision, Effect, Input, MOST_ABANDONED, RestartPolicy, WATCH_PERIOD, WatchPolicy,
+    WhenExhausted, WhenHung,
 };
 use youquanti_frames::{FrameRing, MailboxStream, SlotMut};
 use youquanti_models::time::FakeClock;
@@ -32,6 +33,13 @@ const CHILDREN: usize = CAMERAS + 1;
 const INDEX_CAPACITY: usize = 1024;
 /// What a lossless camera's mailbox holds.
 const LOSSLESS_CAPACITY: usize = 2;
+
+/// How children are watched.
+const WATCH: WatchPolicy = WatchPolicy {
+    start_within: Duration::from_secs(20),
+    silent_for: Duration::from_millis(900),
+    when_hung: WhenHung::Suspend,
+};
 
 /// What became of a frame at one consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +78,10 @@ enum Op {
     RecorderFail(usize),
     /// A child crashes with all it holds.
     Crash(usize),
-    /// A child hangs: what it holds comes back only at the end.
+    /// The pipeline hangs with all it holds.
     Hang,
+    /// The pipeline that hung first comes back, and drops what it holds.
+    Return,
     /// A camera comes to its end.
     End(usize),
     /// A word of an earlier life arrives late.
@@ -99,6 +109,7 @@ fn ops() -> impl Strategy<Value = Op> {
         8 => camera.clone().prop_map(Op::RecorderFail),
         24 => (0..CHILDREN).prop_map(Op::Crash),
         8 => Just(Op::Hang),
+        4 => Just(Op::Return),
         1 => camera.prop_map(Op::End),
         8 => (0..CHILDREN, 1..4_u8).prop_map(|(c, n)| Op::LateWord(c, n)),
         1 => (0..CHILDREN).prop_map(Op::Stop),
@@ -138,6 +149,8 @@ struct Child {
     restarts: Vec<Timestamp>,
     wanted: bool,
     retry_at: Option<Timestamp>,
+    /// Lives that hang.
+    hung: usize,
 }
 
 struct System {
@@ -160,13 +173,14 @@ impl Child {
     fn new(policy: RestartPolicy) -> Self {
         Self {
             policy,
-            supervision: ChildSupervision::new(policy),
+            supervision: ChildSupervision::new(policy, WATCH, 1),
             alive: None,
             lives: 0,
             failures: Vec::new(),
             restarts: Vec::new(),
             wanted: false,
             retry_at: None,
+            hung: 0,
         }
     }
 
@@ -187,8 +201,9 @@ impl Child {
                 assert_eq!(degraded, self.budget_is_used_up(now));
                 let wait = at.saturating_since(now);
                 let longest = self.policy.longest_backoff;
-                assert!(wait <= longest && wait >= self.policy.first_backoff.min(longest), "{wait:?}");
-                assert!(!degraded || wait == longest, "degraded children are tried slowly");
+                let least = |backoff: Duration| backoff.mul_f64(0.75);
+                assert!(wait <= longest && wait >= least(self.policy.first_backoff.min(longest)), "{wait:?}");
+                assert!(!degraded || wait >= least(longest), "degraded children are tried slowly");
                 if !degraded {
                     self.restarts.push(now);
                     let in_window = |at: &&Timestamp| now.saturating_since(**at) < self.policy.window;
@@ -203,6 +218,7 @@ impl Child {
                 self.wanted = false;
             }
             Some(Effect::Shutdown { generation }) => assert_eq!(self.alive, Some(generation)),
+            Some(Effect::Suspend) => assert!(self.hung >= MOST_ABANDONED, "one may hang"),
             None => {}
         }
         effect
@@ -224,12 +240,37 @@ impl Child {
         assert_eq!(again, None, "one end of a life is one failure");
     }
 
+    /// Its heart stops: after some looks it is given up, and its budget knows of it unless it is suspended.
+    fn hang(&mut self, now: Timestamp) {
+        self.hung += 1;
+        self.alive = None;
+        self.failures.push(now);
+        let looks = WATCH.silent_for.as_millis() / WATCH_PERIOD.as_millis();
+        let effect = (0..=looks).find_map(|_| self.input(now, Input::Watch { beats: 0 }));
+        assert!(effect.is_some(), "not noticed in {looks} looks");
+        if effect == Some(Effect::Suspend) {
+            self.failures.pop();
+        }
+    }
+
+    /// A life that hung has ended after all.
+    fn come_back(&mut self, now: Timestamp) {
+        self.hung -= 1;
+        let was_suspended = self.supervision.state() == ChildState::Suspended;
+        let effect = self.supervision.on(now, Input::Returned);
+        assert_eq!(effect.is_some(), was_suspended);
+        if let Some(Effect::RetryAt { at, .. }) = effect {
+            self.retry_at = Some(at);
+        }
+    }
+
     /// What must hold whatever happened.
     fn check(&self, now: Timestamp) {
         let state = self.supervision.state();
         let is_alive = matches!(state, ChildState::Starting | ChildState::Running);
         assert_eq!(is_alive, self.alive.is_some(), "{state:?}");
-        if self.wanted && !is_alive && state != ChildState::Ended {
+        assert!(state != ChildState::Suspended || self.hung >= MOST_ABANDONED);
+        if self.wanted && !is_alive && !matches!(state, ChildState::Ended | ChildState::Suspended) {
             let ChildState::Waiting { until, .. } = state else { panic!("{state:?} is for ever") };
             assert!(until <= now + self.policy.longest_backoff, "it will be tried again");
         }
@@ -245,6 +286,7 @@ impl System {
             open: Arc::new(|_| Err(CaptureError::Disconnected { device: String::new(), source: None })),
             slots: SLOTS,
             lossless,
+            offsets: Arc::default(),
         });
         let dyn_clock: Arc<dyn Clock> = Arc::<FakeClock>::clone(&clock);
         let plane = DataPlane::new(dyn_clock, "model".to_owned(), "/nowhere".into(), plans.collect(), 64);
@@ -431,7 +473,12 @@ impl System {
                 // Abandoned: the policy hears of a failure, but what the thread holds is not dropped.
                 let (held, streams) = (std::mem::take(&mut self.held), std::mem::take(&mut self.streams));
                 self.hung.push(Hung { held, streams });
-                self.children[PIPELINE].fail(self.clock.now());
+                self.children[PIPELINE].hang(self.clock.now());
+            }
+            Op::Return if !self.hung.is_empty() => {
+                let Hung { held, .. } = self.hung.remove(0);
+                held.into_iter().for_each(|d| self.settle(d, Fate::Dropped(DropReason::Crashed)));
+                self.children[PIPELINE].come_back(self.clock.now());
             }
             Op::End(id) => {
                 if let Some(generation) = self.children[id].alive.take() {
@@ -538,10 +585,17 @@ impl System {
     /// The session's end: cameras, pipeline, what is left.
     fn end(mut self) {
         (0..CHILDREN).for_each(|child| self.apply(Op::Stop(child)));
-        for hung in std::mem::take(&mut self.hung) {
-            hung.held.into_iter().for_each(|d| self.settle(d, Fate::Dropped(DropReason::Crashed)));
-        }
         self.plane.settle_frames();
+        let still_hung: Vec<_> =
+            std::mem::take(&mut self.hung).into_iter().flat_map(|hung| hung.held).collect();
+        for delivery in &still_hung {
+            let meta = delivery.meta();
+            self.cameras[usize::from(meta.camera.0)].fates[meta.seq as usize][0] =
+                Fate::Dropped(DropReason::Crashed);
+        }
+        self.plane.ledger.give_up(Consumer::Pipeline);
+        // They come back after all was settled: they count no more.
+        drop(still_hung);
         self.plane.settle_index();
         for camera in &mut self.cameras {
             for (k, queue) in [&mut camera.queued, &mut camera.indexed].into_iter().enumerate() {

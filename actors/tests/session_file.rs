@@ -4,6 +4,7 @@
 
 mod session_rows;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,8 @@ use proptest::prelude::*;
 use rustix::process::{Signal, getpid, kill_process};
 use session_rows::*;
 use youquanti_actors::session_file::{
-    Compression, Gap, NOT_RUN, Opened, Participant, SessionFileError, SessionReader, SessionWriter,
-    ledger_item,
+    AskedMode, Compression, Gap, NOT_RUN, Opened, Participant, SessionFileError, SessionReader,
+    SessionWriter, ledger_item, quality_item,
 };
 use youquanti_models::ids::{CameraId, ParticipantId, TrackId};
 use youquanti_models::picture::{FrameFlags, FrameMeta};
@@ -33,6 +34,8 @@ enum Step {
     Faces { camera: u16, seq: u64, faces: u32 },
     Event { time: u64, source: String, kind: String, text: String },
     Marker { time: u64, text: String },
+    Gap { start: u64, end: u64, source: String, text: String },
+    Quality { time: u64, source: String, item: String, value: f64 },
     Flush { time: u64 },
 }
 
@@ -58,6 +61,10 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (any::<u64>(), "[a-z]{0,20}", "[a-zäß]{0,20}", ".{0,300}")
             .prop_map(|(time, source, kind, text)| Step::Event { time, source, kind, text }),
         1 => (any::<u64>(), "\\PC{0,20000}").prop_map(|(time, text)| Step::Marker { time, text }),
+        2 => (0..3_u64, prop_oneof![Just(0), any::<u64>()], "[ab]", ".{0,30}")
+            .prop_map(|(start, end, source, text)| Step::Gap { start, end, source, text }),
+        2 => (any::<u64>(), "[ab]", "[ab]", -1e6..1e6)
+            .prop_map(|(time, source, item, value)| Step::Quality { time, source, item, value }),
         1 => (0..u64::MAX).prop_map(|time| Step::Flush { time }),
     ]
 }
@@ -83,6 +90,13 @@ proptest! {
                     writer.append_event(Timestamp(*time), source, kind, text).unwrap();
                 }
                 Step::Marker { time, text } => writer.append_marker(Timestamp(*time), "op", "note", text).unwrap(),
+                Step::Gap { start, end, source, text } => {
+                    let end = Some(Timestamp(*end)).filter(|end| end.0 != 0);
+                    writer.append_gap(&Gap { start: Timestamp(*start), end, source, cause: "away", json: text }).unwrap();
+                }
+                Step::Quality { time, source, item, value } => {
+                    writer.append_quality(Timestamp(*time), source, item, *value).unwrap();
+                }
                 Step::Flush { time } => drop(writer.flush(Timestamp(*time)).unwrap()),
             }
         }
@@ -122,6 +136,30 @@ proptest! {
         let read: Vec<_> =
             reader.markers(u64::MAX).unwrap().into_iter().map(|entry| (entry.time_ns, entry.text)).collect();
         prop_assert_eq!(read, markers);
+        let mut gaps = BTreeMap::new();
+        let mut quality = BTreeMap::<_, BTreeMap<_, (Vec<u64>, Vec<f64>)>>::new();
+        for step in &steps {
+            match step {
+                Step::Gap { start, end, source, text } => {
+                    gaps.insert((source.clone(), *start), (Some(*end).filter(|&end| end != 0), text.clone()));
+                }
+                Step::Quality { time, source, item, value } => {
+                    let (times, values) = quality.entry(source.clone()).or_default().entry(item.clone()).or_default();
+                    times.push(*time);
+                    values.push(*value);
+                }
+                _ => {}
+            }
+        }
+        let found = reader.inspect(0).unwrap();
+        let read = found.gaps.iter()
+            .map(|gap| ((gap.source.clone(), gap.start_ns), (gap.end_ns, gap.text.clone())));
+        prop_assert_eq!(found.gaps.len(), gaps.len());
+        prop_assert_eq!(read.collect::<BTreeMap<_, _>>(), gaps);
+        let read = found.quality.into_iter().map(|(source, items)| {
+            (source, items.into_iter().map(|(item, series)| (item, (series.time_ns, series.value))).collect())
+        });
+        prop_assert_eq!(read.collect::<BTreeMap<_, _>>(), quality);
     }
 }
 
@@ -180,12 +218,20 @@ fn an_inspection_adds_up() {
         writer.append_participant(&participant).unwrap();
     }
     writer.append_event(at(1), "right", "camera_lost", r#"{"cause":"unplugged"}"#).unwrap();
-    writer.append_event(at(2), "right", "camera_back", "{}").unwrap();
     writer.append_marker(at(2), "operator", "note", "{}").unwrap();
-    writer
-        .append_gap(&Gap { start: at(1), end: at(3), source: "right", cause: "unplugged", json: "[1]" })
-        .unwrap();
-    writer.append_quality(at(1), "right", "sharpness", 0.5).unwrap();
+    let gap = |start, end, json| Gap { start: at(start), end, source: "right", cause: "unplugged", json };
+    let first = r#"{"cause":"unplugged by somebody","noticed_ns":2000000000,"missed":null}"#;
+    writer.append_gap(&gap(1, None, first)).unwrap();
+    writer.append_gap(&gap(90, None, "no JSON")).unwrap();
+    writer.append_gap(&gap(1, Some(at(3)), &first.replace("null", "59"))).unwrap();
+    for (second, jitter, phase) in [(60, 0.001, -0.002), (101, 0.003, 0.004)] {
+        writer.append_quality(at(second), "left", quality_item::INTERVAL_JITTER, jitter).unwrap();
+        writer.append_quality(at(second), "left", &quality_item::phase_to("right"), phase).unwrap();
+        writer.append_quality(at(second), "left", &quality_item::phase_spread_to("right"), 1e-5).unwrap();
+    }
+    writer.append_quality(at(60), "left", quality_item::CLOCK_DRIFT, 12.5).unwrap();
+    writer.append_event(at(1), "session", "first_frames", r#"{"spread_ms":12.25}"#).unwrap();
+    writer.append_event(at(2), "right", "camera_back", "{}").unwrap();
     writer.append_clock(at(100), UtcNanos(UTC_START.0 + 100_001_000_000)).unwrap();
     writer.append_ledger(at(1), "right", "pipeline", ledger_item::CAPTURED, 7).unwrap();
     let ledger = [
@@ -226,16 +272,68 @@ fn an_inspection_adds_up() {
     assert_eq!((left.frames, left.rate_hz, left.latency.len()), (0, 0.0, 0));
 
     assert_eq!((found.participants[0].id, found.participants[0].tracks), (1, 2));
-    assert_eq!((found.markers, found.events_by_kind.len(), found.events.len()), (1, 2, 1));
+    assert_eq!((found.markers, found.events_by_kind.len(), found.events.len()), (1, 3, 1));
     assert_eq!(found.events[0].kind, "camera_back");
-    assert_eq!((found.gaps[0].duration_s, &*found.gaps[0].text), (2.0, "[1]"));
+    let [ended, open] = &found.gaps[..] else { panic!("{:?}", found.gaps) };
+    assert_eq!((ended.start_ns, ended.end_ns, ended.duration_s), (at(1).0, Some(at(3).0), 2.0));
+    assert_eq!((&*ended.cause, ended.missed), ("unplugged by somebody", Some(59)));
+    assert_eq!((open.start_ns, open.end_ns, open.duration_s), (at(90).0, None, 11.0));
+    assert_eq!((&*open.cause, open.missed, &*open.text), ("unplugged", None, "no JSON"));
+    assert_eq!(found.first_frames_spread_ms, Some(12.25));
+    let jitter = &found.quality["left"]["interval_jitter_s"];
+    assert_eq!((&jitter.time_ns[..], &jitter.value[..]), (&[at(60).0, at(101).0][..], &[0.001, 0.003][..]));
+    assert_eq!(found.quality["left"]["phase_to:right_s"].value, [-0.002, 0.004]);
     let [left, right] = &found.ledger[..] else { panic!("{:?}", found.ledger) };
     assert_eq!((right.captured, right.delivered, right.driver_lost, right.closes), (100, 90, 3, true));
     assert_eq!((right.dropped["replaced"], right.dropped["no_slot"]), (8, 2));
     assert!(!left.closes && !found.ledger_closes);
     let text = found.to_string();
-    assert!(text.contains("does not close") && text.contains("Ada"), "{text}");
+    for line in [
+        "does not close",
+        "Ada",
+        "gap       right: from 1.000 s for 2.000 s, 59 frames missed: unplugged by somebody\n",
+        "gap       right: from 90.000 s on, still away after 11.000 s: unplugged\n",
+        "barrier   first frames of all cameras within 12.2 ms\n",
+        "  timing  jitter 2.000 ms (1.000 to 3.000), drift 12.500 ppm\n",
+        "  phase   to right 1.000 ms (-2.000 to 4.000), spread 0.010 ms (0.010 to 0.010)\n",
+        "  mode    asked for 1280×720 YUYV 30 fps, declares 29.97 fps, exposure_time_absolute 156 for 157, gain 4\n",
+        "  light   12.00 ms before the stamp (median of 200, 5 to 95 %: 11.50 to 13.50), measured 2026-01-01 00:00:00 UTC\n",
+        "  mode    nothing asked for\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
     serde_json::to_string(&found).unwrap();
+}
+
+#[test]
+fn what_is_known_of_a_camera_is_in_its_attributes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.h5");
+    finish(create(&path, &["right", "left"], options(Compression::None)).unwrap());
+    let reader = SessionReader::open(&path).unwrap();
+    let [right, left] = reader.cameras() else { panic!("{:?}", reader.cameras()) };
+    let asked = AskedMode { size: Some((1280, 720)), format: Some("YUYV".to_owned()), fps: Some(30.0) };
+    assert_eq!((&right.asked, right.fps, right.stamp_offset), (&asked, Some(29.97), Some(STAMP_OFFSET)));
+    assert_eq!(right.controls, controls());
+    assert_eq!((&left.asked, left.fps, left.stamp_offset), (&AskedMode::default(), None, None));
+    assert_eq!(left.controls, []);
+}
+
+#[test]
+fn files_of_earlier_builds_lack_what_was_not_written_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.h5");
+    finish(create(&path, &["right"], options(Compression::None)).unwrap());
+    let file = hdf5::File::open_rw(&path).unwrap();
+    let group = file.group("cameras/right").unwrap();
+    for name in ["asked", "fps", "controls", "calibrated"] {
+        group.delete_attr(name).unwrap();
+    }
+    drop((group, file));
+    let reader = SessionReader::open(&path).unwrap();
+    let facts = &reader.cameras()[0];
+    assert_eq!((&facts.asked, facts.fps, facts.stamp_offset), (&AskedMode::default(), None, None));
+    assert_eq!(facts.controls, []);
 }
 
 #[test]
@@ -336,8 +434,23 @@ fn a_writer_that_is_dropped_keeps_what_it_committed() {
 
 const FLUSH_EVERY: u64 = 16;
 
-/// What the killed child wrote before each flush: a frame, two faces and an event.
+/// From this frame on of each hundred the child's other camera is away, until the hundred is over.
+const AWAY_FROM: u64 = 60;
+
+/// What the killed child wrote before each flush: a frame, two faces, an event, and now and then a gap.
 fn write_frame(writer: &mut SessionWriter, seq: u64) {
+    let gap = |of: u64, end| Gap {
+        start: meta(0, of).captured_at,
+        end,
+        source: "right",
+        cause: "away",
+        json: "{}",
+    };
+    if seq % 100 == AWAY_FROM {
+        writer.append_gap(&gap(seq, None)).unwrap();
+    } else if seq >= 100 && seq.is_multiple_of(100) {
+        writer.append_gap(&gap(seq - 100 + AWAY_FROM, Some(meta(0, seq).captured_at))).unwrap();
+    }
     writer.append_frame(&meta(0, seq), None).unwrap();
     writer.append_faces(&found(0, seq, 2), &participants(2)).unwrap();
     writer.append_event(meta(0, seq).captured_at, "child", "frame", &event_text(seq)).unwrap();
@@ -417,7 +530,16 @@ fn a_killed_writer_loses_nothing_committed() {
             for (seq, event) in (0..).zip(events) {
                 assert_eq!(event.text, event_text(seq));
             }
-            assert_eq!(reader.inspect(3).unwrap().stop, None);
+            let found = reader.inspect(3).unwrap();
+            assert_eq!(found.stop, None);
+            let read: Vec<_> = found.gaps.iter().map(|gap| (gap.start_ns, gap.end_ns)).collect();
+            let nanos = |seq| meta(0, seq).captured_at.0;
+            let expected: Vec<_> = (AWAY_FROM..frames)
+                .step_by(100)
+                .map(|from| (from, from + 100 - AWAY_FROM))
+                .map(|(from, until)| (nanos(from), (until < frames).then(|| nanos(until))))
+                .collect();
+            assert_eq!(read, expected);
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a reserve file was left behind");
         }
     }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 use session_rows::*;
-use youquanti_actors::session_file::{Compression, SessionWriter};
+use youquanti_actors::session_file::{Compression, Gap, SessionWriter, quality_item};
 use youquanti_models::time::Timestamp;
 
 fn check_with_h5py(path: &Path, swmr: bool) -> Value {
@@ -33,6 +33,14 @@ fn write(path: &Path, compression: Compression, frames: u64) -> SessionWriter {
         writer.append_faces(&found(0, seq, 2), &participants(2)).unwrap();
     }
     writer.append_event(START, "right", "grüße", r#"{"ü":1}"#).unwrap();
+    for (start, end) in [(1, None), (2, None), (1, Some(Timestamp(9)))] {
+        writer
+            .append_gap(&Gap {
+                start: Timestamp(start), end, source: "left", cause: "ü", json: r#"{"ü":2}"#
+            })
+            .unwrap();
+    }
+    writer.append_quality(START, "left", quality_item::CLOCK_DRIFT, 12.5).unwrap();
     writer
 }
 
@@ -42,7 +50,33 @@ fn check_values(seen: &Value, frames: u64) {
     assert_eq!(seen["utc_start"], UTC_START.0);
     assert_eq!(seen["models"]["landmarks"], "f".repeat(64));
     assert_eq!(seen["events"][0], serde_json::json!(["right", "grüße", "{\"ü\":1}"]));
+    assert_eq!(
+        seen["gaps"],
+        serde_json::json!([[1, 0, "left", "ü", {"ü": 2}], [2, 0, "left", "ü", {"ü": 2}], [1, 9, "left", "ü", {"ü": 2}]])
+    );
+    assert_eq!(seen["quality"], serde_json::json!([[START.0, 12.5, "left", "clock_drift_ppm"]]));
     assert_eq!(seen["cameras"]["left"]["index"], 1);
+    let nothing = serde_json::json!({"size": null, "format": null, "fps": null});
+    assert_eq!(
+        seen["cameras"]["left"]["mode"],
+        serde_json::json!({"asked": nothing, "controls": [], "calibrated": 0})
+    );
+    assert_eq!(
+        seen["cameras"]["right"]["mode"],
+        serde_json::json!({
+            "asked": {"size": [1280, 720], "format": "YUYV", "fps": 30.0},
+            "fps": 29.97,
+            "controls": controls(),
+            "calibrated": 1,
+            "stamp_offset_mean_s": 0.0125,
+            "stamp_offset_rms_s": 0.0005,
+            "stamp_offset_median_s": 0.012,
+            "stamp_offset_p05_s": 0.0115,
+            "stamp_offset_p95_s": 0.0135,
+            "stamp_offset_count": 200,
+            "stamp_offset_measured_utc": 1_767_225_600_000_000_001_i64,
+        })
+    );
     let camera = &seen["cameras"]["right"];
     assert_eq!((&camera["width"], &camera["height"]), (&1280.into(), &720.into()));
     assert_eq!((&camera["frames"], &camera["faces"]), (&frames.into(), &(2 * frames).into()));

@@ -129,7 +129,13 @@ const FRAMES: u64 = 5_000;
 /// Allocations of a camera's and of the pipeline's thread for `FRAMES` frames after the warm-up.
 fn per_session(pace: Pace) -> (u64, u64, u64) {
     let _serial = serially();
-    let source = Source::new(pace);
+    let source = if pace == Pace::Real {
+        let s = Source::live();
+        s.frames(1);
+        s
+    } else {
+        Source::new(pace)
+    };
     let setup = Setup::new(&[&source], Stub::free()).unrecorded();
     let session = setup.start();
     source.frames(WARM_UP);

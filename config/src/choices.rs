@@ -68,6 +68,20 @@ choice! {
 }
 
 choice! {
+    /// The frequency at which lamps flicker.
+    PowerLine {
+        /// No filter.
+        Off = "off",
+        /// Europe, most of Africa, Asia and Australia.
+        Hz50 = "50Hz",
+        /// North America, parts of South America and Asia.
+        Hz60 = "60Hz",
+        /// The camera finds out.
+        Auto = "auto",
+    }
+}
+
+choice! {
     /// What the networks run on.
     Backend {
         /// The fastest that works here; log and session file say which and why.
@@ -78,6 +92,8 @@ choice! {
         Cuda = "cuda",
         /// An NVIDIA GPU through TensorRT.
         Tensorrt = "tensorrt",
+        /// Nothing: no faces are sought.
+        None = "none",
     }
 }
 

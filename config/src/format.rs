@@ -12,13 +12,13 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use youquanti_models::{CameraName, PixelFormat};
 
-use crate::choices::{Backend, Compression, Detector, Layout, LogFormat, LogLevel, Pace};
+use crate::choices::{Backend, Compression, Detector, Layout, LogFormat, LogLevel, Pace, PowerLine};
 use crate::problem::{ConfigErrors, Position, Problem, Source, What};
 use crate::rules;
-use crate::table::{At, Problems, Value, table, type_name};
+use crate::table::{At, Leaf, Problems, Value, table, type_name};
 use crate::values::{
-    ByteSize, DetectorSize, DeviceSelector, FormatVersion, Fraction, FrameRate, Int, MediaAddress,
-    ParticipantName, Period, SessionName, Threads,
+    AutoOr, ByteSize, ControlValue, DetectorSize, DeviceSelector, FormatVersion, Fraction, FrameRate, Int,
+    MediaAddress, Milliseconds, ParticipantName, Period, SessionName, Threads,
 };
 
 table! {
@@ -112,7 +112,7 @@ table! {
 table! {
     /// A camera of this computer.
     pub struct V4l2Source {
-        /// Which camera, as `youquanti cameras` shows it: where it is plugged in, its name, or a path.
+        /// Which camera, as `youquanti cameras` shows it: its id, where it is plugged in, serial number, name, or a path.
         device: DeviceSelector,
         /// Width of the picture in pixels. Written together with height.
         width: Int<16, 16384> = 1280,
@@ -122,13 +122,76 @@ table! {
         fps: FrameRate = 30,
         /// Format in which the camera sends. Most cameras reach their full rate with MJPG only.
         format: PixelFormat = "MJPG",
+        /// Go on with what the camera gives when that is another format, size, rate or control than asked for. Log and session file say what it was.
+        accept_other: bool = false,
+        /// What the camera is set to before it starts.
+        controls: ControlsConfig = {},
+    }
+}
+
+table! {
+    /// Controls that most cameras have, in the same units for all. What is not written stays as the camera has it.
+    pub struct UsualControls {
+        /// Exposure time in milliseconds, or "auto". Longer than a frame is, it lowers the rate.
+        exposure: Option<AutoOr<Milliseconds>>,
+        /// Amplification in the camera's own unit, or "auto".
+        gain: Option<AutoOr<Int<0, { i32::MAX as u32 }>>>,
+        /// Where the lens is focused, in the camera's own unit, or "auto".
+        focus: Option<AutoOr<Int<0, { i32::MAX as u32 }>>>,
+        /// White balance in kelvin, or "auto".
+        white_balance: Option<AutoOr<Int<1000, 20_000>>>,
+        /// Filter against the flicker of lamps: the mains' frequency.
+        power_line: Option<PowerLine>,
+        /// Whether automatic exposure may lower the frame rate when it is dark, as most webcams do unless they are told. Switched off even if it is not written; cameras without such a switch are left alone.
+        slow_in_dark: bool = false,
+    }
+}
+
+/// What a camera is set to: the usual controls, and others by the driver's names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ControlsConfig {
+    /// Those that have a key of their own.
+    pub usual: UsualControls,
+    /// Others in the order of their names, with the driver's name as `youquanti cameras` and `v4l2-ctl` write it.
+    pub others: Vec<(String, ControlValue)>,
+}
+
+impl Value for ControlsConfig {
+    fn read(at: At<'_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let is_usual = |key: &str| UsualControls::KEYS.iter().any(|known| known.name == key);
+        // Who else would read it as one says what is wrong with what is no table.
+        let Some(table) = at.value.get_ref().as_table() else {
+            UsualControls::read(at, problems);
+            return None;
+        };
+        let (usual, others): (Vec<_>, Vec<_>) =
+            table.iter().partition(|(key, _)| is_usual(key.get_ref().as_ref()));
+        let usual = usual.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        let usual = Spanned::new(at.value.span(), DeValue::Table(usual));
+        let usual = UsualControls::read(At { value: &usual, ..at }, problems);
+        let label = at.label();
+        let others: Vec<_> = others
+            .into_iter()
+            .map(|(key, value)| {
+                let key = key.get_ref().as_ref();
+                let value = ControlValue::read(At { table: &label, key, value }, problems)?;
+                Some((key.to_owned(), value))
+            })
+            .collect();
+        Some(Self { usual: usual?, others: others.into_iter().collect::<Option<_>>()? })
+    }
+
+    fn schema() -> Json {
+        let mut schema = UsualControls::schema();
+        schema["additionalProperties"] = <ControlValue as Leaf>::schema();
+        schema
     }
 }
 
 table! {
     /// How faces are found.
     pub struct PipelineConfig {
-        /// What the networks run on.
+        /// What the networks run on. With "none" no faces are sought: frames are stamped and recorded, none has a result, and the ledger counts them as replaced by newer ones.
         backend: Backend = "auto",
         /// Workers, each on a thread and core of its own; cameras are dealt out to them in turn.
         workers: Int<1, 16> = 1,
@@ -186,6 +249,8 @@ table! {
         backoff_first: Period<10, 60_000> = "100ms",
         /// Longest wait before a restart.
         backoff_longest: Period<10, 600_000> = "5s",
+        /// How long a pipeline may work on one frame before its thread counts as hung and is replaced.
+        pipeline_timeout: Period<1_000, 600_000> = "10s",
     }
 }
 

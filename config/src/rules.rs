@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 use youquanti_models::CameraName;
 
-use crate::choices::Detector;
+use crate::choices::{Backend, Detector, Pace};
 use crate::format::{PipelineConfig, SupervisionConfig, find, table_label};
 use crate::table::{At, Key, Leaf, Problems};
 use crate::values::{DetectorSize, DeviceSelector, Int, ParticipantName, Period};
@@ -20,6 +20,7 @@ pub(crate) fn check(root: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) {
     rules.picture_sizes();
     rules.detector_size();
     rules.workers();
+    rules.lossless();
     rules.participants();
     rules.backoff();
 }
@@ -109,6 +110,22 @@ impl Rules<'_, '_> {
                 &phrase,
                 &format!("write a whole number from 1 to {}", cameras.max(1)),
             );
+        }
+    }
+
+    /// A source that waits for its consumers would wait for ever for a pipeline that takes no frames.
+    fn lossless(&mut self) {
+        if self.written("pipeline.backend") != Some(Backend::None) {
+            return;
+        }
+        for camera in 0..self.cameras() {
+            for source in ["scene", "file"] {
+                let path = format!("camera[{camera}].{source}.pace");
+                if self.written(&path) == Some(Pace::Lossless) {
+                    let phrase = "waits for a pipeline, and backend = \"none\" has none";
+                    self.report(&path, phrase, "write pace = \"real\" or \"fast\", or another backend");
+                }
+            }
         }
     }
 

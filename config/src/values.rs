@@ -107,6 +107,91 @@ impl Leaf for Fraction {
     }
 }
 
+/// An exposure time, 0.01 to 10 000 milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Milliseconds(f64);
+
+impl Milliseconds {
+    /// Milliseconds, 0.01 to 10 000.
+    pub const fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl Leaf for Milliseconds {
+    fn parse(value: &DeValue<'_>) -> Result<Self, Misfit> {
+        let number = real(value)?;
+        if (0.01..=10_000.0).contains(&number) { Ok(Self(number)) } else { Err(outside(0.01, 10_000)) }
+    }
+
+    fn allowed() -> String {
+        "a number of milliseconds from 0.01 to 10000".to_owned()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "number", "minimum": 0.01, "maximum": 10_000 })
+    }
+}
+
+/// The camera's own choice, or a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoOr<T> {
+    /// The camera chooses, all the time.
+    Auto,
+    /// This value.
+    Fixed(T),
+}
+
+impl<T: Leaf> Leaf for AutoOr<T> {
+    fn parse(value: &DeValue<'_>) -> Result<Self, Misfit> {
+        match value.as_str() {
+            Some("auto") => Ok(Self::Auto),
+            Some(_) => Err(Misfit::Value(format!("is neither \"auto\" nor {}", T::allowed()))),
+            None => T::parse(value).map(Self::Fixed),
+        }
+    }
+
+    fn allowed() -> String {
+        format!("\"auto\" or {}", T::allowed())
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "const": "auto" }, T::schema()] })
+    }
+}
+
+/// The value of a control that only the driver knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlValue {
+    /// A number; of a menu, the number of its entry.
+    Number(i64),
+    /// On or off.
+    Switch(bool),
+    /// An entry of a menu, by its name.
+    Entry(String),
+}
+
+impl Leaf for ControlValue {
+    fn parse(value: &DeValue<'_>) -> Result<Self, Misfit> {
+        match value {
+            DeValue::Boolean(switch) => Ok(Self::Switch(*switch)),
+            DeValue::Integer(number) => whole(number)
+                .and_then(|number| i64::try_from(number).ok())
+                .map(Self::Number)
+                .ok_or_else(|| outside(i64::MIN, i64::MAX)),
+            _ => line_of_text(value, "names no entry of a menu").map(|entry| Self::Entry(entry.to_owned())),
+        }
+    }
+
+    fn allowed() -> String {
+        "a whole number, true, false, or the name of an entry of a menu".to_owned()
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "type": "integer" }, { "type": "boolean" }, { "type": "string", "minLength": 1 }] })
+    }
+}
+
 /// Frames a second, 1 to 1000 in thousandths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameRate {

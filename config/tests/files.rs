@@ -163,7 +163,10 @@ fn fits(value: &Json, schema: &Json) -> bool {
         }
         "additionalProperties" => {
             let known = schema["properties"].as_object().unwrap();
-            value.as_object().is_none_or(|object| object.keys().all(|key| known.contains_key(key)))
+            let fits_as_other = |value: &Json| rule.is_object() && fits(value, rule);
+            value.as_object().is_none_or(|object| {
+                object.iter().all(|(key, value)| known.contains_key(key) || fits_as_other(value))
+            })
         }
         "$schema" | "title" | "description" | "default" | "pattern" | "uniqueItems" => true,
         other => panic!("the schema has learnt {other}: teach it here too"),

@@ -278,6 +278,55 @@ fn width_and_height_together() {
 }
 
 #[test]
+fn nobody_waits_for_a_pipeline_that_takes_no_frames() {
+    check_tables("[pipeline]\nbackend = \"none\"", &[]);
+    let with = |camera: &str, backend: &str| {
+        format!("version = 1\n[[camera]]\nname = \"left\"\n{camera}\n[pipeline]\nbackend = \"{backend}\"")
+    };
+    check(&with("scene = { pace = \"lossless\" }", "cpu"), &[]);
+    check(&with("scene = { pace = \"fast\" }", "none"), &[]);
+    check(
+        &with("scene = { pace = \"lossless\" }", "none"),
+        &[
+            "4:18 camera \"left\", scene: pace = \"lossless\" waits for a pipeline, and backend = \"none\" has none | write pace = \"real\" or \"fast\", or another backend",
+        ],
+    );
+    check(
+        &with("file = { path = \"a.mp4\", pace = \"lossless\" }", "none"),
+        &[
+            "4:33 camera \"left\", file: pace = \"lossless\" waits for a pipeline, and backend = \"none\" has none | write pace = \"real\" or \"fast\", or another backend",
+        ],
+    );
+}
+
+#[test]
+fn controls_of_a_camera() {
+    let with = |controls: &str, expected: &[&str]| {
+        let camera = "version = 1\n[[camera]]\nname = \"a\"\n[camera.v4l2]\ndevice = \"x\"\n";
+        check(&format!("{camera}[camera.v4l2.controls]\n{controls}"), expected);
+    };
+    with("exposure = \"auto\"\ngain = 0\nfocus = 30\nwhite_balance = 4600\npower_line = \"50Hz\"", &[]);
+    with("exposure = 8.33\nslow_in_dark = true\nbrightness = -3\nhdr = true\nmode = \"Wide\"", &[]);
+    with(
+        "exposure = 0\ngain = \"high\"\nwhite_balance = 999\npower_line = 50\nbrightness = 1.5\nmode = \" \"",
+        &[
+            "7:12 camera \"a\", v4l2, controls: exposure = 0 is outside 0.01..=10000 | write \"auto\" or a number of milliseconds from 0.01 to 10000",
+            "8:8 camera \"a\", v4l2, controls: gain = \"high\" is neither \"auto\" nor a whole number from 0 to 2147483647 | write \"auto\" or a whole number from 0 to 2147483647",
+            "9:17 camera \"a\", v4l2, controls: white_balance = 999 is outside 1000..=20000 | write \"auto\" or a whole number from 1000 to 20000",
+            "10:14 camera \"a\", v4l2, controls: power_line = 50 is a whole number, not \"off\", \"50Hz\", \"60Hz\" or \"auto\" | write \"off\", \"50Hz\", \"60Hz\" or \"auto\"",
+            "11:14 camera \"a\", v4l2, controls: brightness = 1.5 is a number with a point, not a whole number, true, false, or the name of an entry of a menu | write a whole number, true, false, or the name of an entry of a menu",
+            "12:8 camera \"a\", v4l2, controls: mode = \" \" names no entry of a menu | write a whole number, true, false, or the name of an entry of a menu",
+        ],
+    );
+    check(
+        "version = 1\n[[camera]]\nname = \"a\"\nv4l2 = { device = \"x\", controls = \"auto\" }",
+        &[
+            "4:35 camera \"a\", v4l2: controls = \"auto\" is a text, not a table | write [controls] on a line of its own, its keys below",
+        ],
+    );
+}
+
+#[test]
 fn size_of_the_detector() {
     check_tables("[pipeline]\ndetector_size = 640", &[]);
     check_tables("[pipeline]\ndetector = \"blazeface-full\"\ndetector_size = \"auto\"", &[]);

@@ -1,10 +1,13 @@
 //! The face pipeline's back ends, behind `youquanti_models::Pipeline`: frames in, faces out.
 //!
-//! [`cpu::CpuPipeline`] is the one of this version. Options are plain structs; configuration files,
+//! [`cpu::CpuPipeline`] is the one of this version; [`NoPipeline`] seeks no faces. Options are plain structs; configuration files,
 //! actors and recording are unknown here. [`runtime`] finds ONNX Runtime, [`probe`] says what the machine has.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod networks;
+mod none;
 mod options;
 pub mod probe;
 pub mod runtime;
@@ -17,6 +20,7 @@ use std::path::PathBuf;
 use youquanti_models::{ManifestError, ModelId};
 
 pub use cpu::CpuPipeline;
+pub use none::NoPipeline;
 pub use options::{Backend, BackendError, CameraInput, CpuOptions, Detector, DetectorSize, FaceOptions};
 pub use runtime::{Runtime, RuntimeError};
 

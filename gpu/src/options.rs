@@ -119,6 +119,8 @@ pub struct CpuOptions {
 pub enum Backend {
     /// ONNX Runtime on the processor.
     Cpu,
+    /// No networks: see [`crate::NoPipeline`].
+    None,
 }
 
 /// Why a back end cannot be had by its name.
@@ -128,7 +130,7 @@ pub enum BackendError {
     #[error("this version has no {0} back end: use `cpu` or `auto`")]
     NotInThisVersion(&'static str),
     /// Not a back end.
-    #[error("{0:?} is not a back end: use `auto` or `cpu`")]
+    #[error("{0:?} is not a back end: use `auto`, `cpu` or `none`")]
     Unknown(String),
 }
 
@@ -139,6 +141,7 @@ impl FromStr for Backend {
     fn from_str(name: &str) -> Result<Self, BackendError> {
         match name {
             "auto" | "cpu" => Ok(Self::Cpu),
+            "none" => Ok(Self::None),
             "cuda" => Err(BackendError::NotInThisVersion("cuda")),
             "tensorrt" => Err(BackendError::NotInThisVersion("tensorrt")),
             _ => Err(BackendError::Unknown(name.to_owned())),
@@ -153,6 +156,7 @@ mod tests {
     #[test]
     fn a_back_end_that_is_not_there_is_never_replaced_silently() {
         assert_eq!("auto".parse(), Ok(Backend::Cpu));
+        assert_eq!("none".parse(), Ok(Backend::None));
         assert_eq!("cpu".parse(), Ok(Backend::Cpu));
         for name in ["cuda", "tensorrt"] {
             let error = name.parse::<Backend>().unwrap_err();

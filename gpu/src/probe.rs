@@ -11,12 +11,32 @@ use crate::runtime::{self, Runtime, RuntimeError};
 pub enum Cuda {
     /// This program was built without the feature `cuda`.
     NotBuilt,
-    /// The driver's library (`libcuda`) is not installed.
-    NoDriver,
-    /// The driver is there but refuses.
-    Refuses(String),
-    /// The driver works; names of its GPUs, by index.
-    Gpus(Vec<String>),
+    /// There is no driver, no GPU, or one that cannot be used: what is missing and where it was looked for.
+    Missing(String),
+    /// The driver works.
+    Found(CudaFound),
+}
+
+/// A driver that works, and what it needs beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CudaFound {
+    /// The newest CUDA that the driver is for, e.g. `13.0`.
+    pub driver: String,
+    /// At least one.
+    pub gpus: Vec<Gpu>,
+    /// NVRTC, the compiler of kernels: its version and where it is; or what is missing and where it was looked for.
+    pub compiler: Result<String, String>,
+}
+
+/// One GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// E.g. `NVIDIA H200`.
+    pub name: String,
+    /// E.g. `sm_90`.
+    pub architecture: String,
+    /// Bytes.
+    pub memory: u64,
 }
 
 /// What the machine has.
@@ -59,26 +79,38 @@ fn cuda() -> Cuda {
 }
 
 #[cfg(feature = "cuda")]
-#[allow(unsafe_code, reason = "the driver's library is opened by the operating system's loader")]
 fn cuda() -> Cuda {
-    use cudarc::driver::{result, sys};
+    use crate::cuda::{Nvrtc, device};
 
-    // SAFETY: only opens the library and closes it again; NVIDIA's has initialisers that any program may run.
-    if !unsafe { sys::is_culib_present() } {
-        return Cuda::NoDriver;
+    let devices = match device::devices() {
+        Ok(devices) => devices,
+        Err(error) => return Cuda::Missing(with_causes(&error)),
+    };
+    let Some(driver) = devices.first().map(|device| device.driver) else {
+        return Cuda::Missing("the NVIDIA driver sees no GPU".to_owned());
+    };
+    let compiler = match Nvrtc::load(driver) {
+        Ok(nvrtc) => Ok(format!("{} from {}", nvrtc.version(), nvrtc.path().display())),
+        Err(error) => Err(with_causes(&error)),
+    };
+    let gpu = |info: &device::DeviceInfo| Gpu {
+        name: info.name.clone(),
+        architecture: info.architecture(),
+        memory: info.total_memory,
+    };
+    Cuda::Found(CudaFound { driver: driver.to_string(), gpus: devices.iter().map(gpu).collect(), compiler })
+}
+
+/// An error and what caused it, in one text.
+#[cfg(feature = "cuda")]
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
     }
-    // A driver that lacks a function makes cudarc panic when it is first called.
-    let asked = std::panic::catch_unwind(|| {
-        result::init()?;
-        (0..result::device::get_count()?)
-            .map(|ordinal| result::device::get_name(result::device::get(ordinal)?))
-            .collect::<Result<Vec<_>, _>>()
-    });
-    match asked {
-        Ok(Ok(names)) => Cuda::Gpus(names),
-        Ok(Err(error)) => Cuda::Refuses(error.to_string()),
-        Err(_) => Cuda::Refuses("the driver is too old for this program".to_owned()),
-    }
+    text
 }
 
 #[cfg(test)]
@@ -98,5 +130,10 @@ mod tests {
         // Whatever the machine has: asking must not panic.
         let answer = cuda();
         assert_eq!(answer == Cuda::NotBuilt, !cfg!(feature = "cuda"));
+        match answer {
+            Cuda::NotBuilt => {}
+            Cuda::Missing(text) => assert!(text.contains("NVIDIA driver"), "{text}"),
+            Cuda::Found(found) => assert!(!found.gpus.is_empty()),
+        }
     }
 }

@@ -35,6 +35,15 @@ impl Runtime {
         &self.path
     }
 
+    /// The folder of the library: where the runtime looks for its providers.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn folder(&self) -> PathBuf {
+        let loaded = if self.path.is_absolute() { None } else { mapped_library() };
+        let file = loaded.unwrap_or_else(|| self.path.clone());
+        let file = fs::canonicalize(&file).unwrap_or(file);
+        file.parent().unwrap_or(Path::new("")).to_owned()
+    }
+
     /// Its version, e.g. `1.32.0`; what it says of its build where the file's name has none.
     pub fn version(&self) -> &str {
         &self.version
@@ -202,6 +211,17 @@ impl Surroundings {
         ours.or_else(|| self.ort_library.as_ref().map(|file| (ORT_VARIABLE, PathBuf::from(file))))
     }
 
+    /// Python environments that may hold the library, most wanted first, there or not.
+    fn environments(&self) -> Vec<(PathBuf, &'static str)> {
+        let executable_folder = self.executable.as_deref().and_then(Path::parent);
+        let in_active = self.virtual_env.iter().map(|root| (PathBuf::from(root), "VIRTUAL_ENV"));
+        let here = self.current_folder.iter().flat_map(|folder| folder.ancestors());
+        let here = here.map(|folder| (folder.join(".venv"), "current folder and above"));
+        let above = executable_folder.into_iter().flat_map(Path::ancestors);
+        let above = above.map(|folder| (folder.join(".venv"), "above the executable"));
+        in_active.chain(here).chain(above).collect()
+    }
+
     /// Folders that may hold the library, most wanted first.
     fn folders(&self) -> Vec<(PathBuf, &'static str)> {
         let mut folders = Vec::new();
@@ -210,14 +230,11 @@ impl Surroundings {
             folders.push((folder.to_owned(), "beside the executable"));
             folders.push((folder.join("../lib"), "beside the executable"));
         }
-        let in_active = self.virtual_env.iter().map(|root| (PathBuf::from(root), "VIRTUAL_ENV"));
-        let here = self.current_folder.iter().flat_map(|folder| folder.ancestors());
-        let here = here.map(|folder| (folder.join(".venv"), "current folder and above"));
-        let above = executable_folder.into_iter().flat_map(Path::ancestors);
-        let above = above.map(|folder| (folder.join(".venv"), "above the executable"));
-        for (at, (root, because)) in in_active.chain(here).chain(above).enumerate() {
+        for (at, (root, because)) in self.environments().into_iter().enumerate() {
             if root.is_dir() {
-                for folder in packages_of(&root) {
+                for folder in
+                    site_packages(&root).into_iter().map(|packages| packages.join("onnxruntime/capi"))
+                {
                     if folders.iter().all(|(known, _)| *known != folder) {
                         folders.push((folder, because));
                     }
@@ -230,19 +247,35 @@ impl Surroundings {
     }
 }
 
-/// The library's folder in each Python version of an environment.
-fn packages_of(environment: &Path) -> Vec<PathBuf> {
+/// Python environments of this process that may hold libraries, most wanted first, there or not.
+#[cfg(feature = "cuda")]
+pub(crate) fn environments() -> Vec<(PathBuf, &'static str)> {
+    Surroundings::of_this_process().environments()
+}
+
+/// The file that the system's loader took for a bare library name.
+#[cfg(feature = "cuda")]
+fn mapped_library() -> Option<PathBuf> {
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    let files = maps.lines().filter_map(|line| Some(Path::new(&line[line.find('/')?..])));
+    let mut libraries =
+        files.filter(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LIBRARY)));
+    libraries.next().map(Path::to_owned)
+}
+
+/// The packages of each Python version of an environment.
+pub(crate) fn site_packages(environment: &Path) -> Vec<PathBuf> {
     let lib = environment.join("lib");
     let mut versions: Vec<PathBuf> = fs::read_dir(&lib)
         .into_iter()
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3")))
-        .map(|python| python.join("site-packages/onnxruntime/capi"))
+        .map(|python| python.join("site-packages"))
         .collect();
     versions.sort();
     if versions.is_empty() {
-        versions.push(lib.join("python3/site-packages/onnxruntime/capi"));
+        versions.push(lib.join("python3/site-packages"));
     }
     versions
 }

@@ -106,7 +106,7 @@ impl FrameFlags {
     pub const STAMP_IS_RECEIPT: FrameFlags = FrameFlags(1 << 1);
     /// The stamp is the start of the exposure; without it, the end of the frame.
     pub const STAMP_IS_EXPOSURE_START: FrameFlags = FrameFlags(1 << 2);
-    /// The driver marked the picture as damaged. It is never shown to the pipeline.
+    /// The driver marked the picture as damaged, or it came short or cut off. It is never shown to the pipeline.
     pub const DAMAGED: FrameFlags = FrameFlags(1 << 3);
     /// No slot of the ring was free: the frame was captured and counted, its picture thrown away.
     pub const NO_SLOT: FrameFlags = FrameFlags(1 << 4);
@@ -130,7 +130,8 @@ pub struct FrameMeta {
     pub camera: CameraId,
     /// Counts captured frames of the camera from 0, without jumps, over restarts of the camera.
     pub seq: u64,
-    /// The driver's own counter since the device was opened; a jump is a frame that the driver lost.
+    /// The driver's own counter since the device was opened; a jump is a frame that the driver lost. A damaged
+    /// frame that the driver gave no number has that of the frame before.
     pub driver_seq: u32,
     /// The source's stamp; what instant of the exposure it is, is in `flags`.
     pub captured_at: Timestamp,

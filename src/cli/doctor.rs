@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::json;
-use youquanti::gpu::probe::{self, Cuda};
+use youquanti::gpu::probe::{self, Cuda, CudaFound, Gpu};
 
 use super::Exit;
 use super::table::bytes;
@@ -37,10 +37,14 @@ pub(crate) fn execute(args: &Args) -> Exit {
                 works: Some(true),
                 is: format!("{} from {}", runtime.version(), runtime.path().display()),
             },
-            Err(error) => Finding { what: "ONNX Runtime", works: Some(false), is: error.to_string() },
+            Err(error) => Finding {
+                what: "ONNX Runtime",
+                works: Some(false),
+                is: format!("{error}\nneeded unless no faces are sought: backend = \"none\""),
+            },
         },
-        Finding { what: "NVIDIA driver", works: None, is: gpus(&machine.cuda) },
     ];
+    findings.extend(cuda(&machine.cuda));
     findings.push(match youquanti::actors::capture::file::find_ffmpeg() {
         Ok(path) => Finding { what: "FFmpeg", works: None, is: path.display().to_string() },
         Err(error) => Finding { what: "FFmpeg", works: None, is: format!("{error}; needed for video files") },
@@ -68,11 +72,30 @@ pub(crate) fn execute(args: &Args) -> Exit {
     if findings.iter().any(|found| found.works == Some(false)) { Exit::Missing } else { Exit::Fine }
 }
 
-fn gpus(cuda: &Cuda) -> String {
+/// Sessions run without any of it, on the processor.
+fn cuda(cuda: &Cuda) -> Vec<Finding> {
+    let finding = |what, is| Finding { what, works: None, is };
     match cuda {
-        Cuda::NotBuilt => "not looked for: this program was built without CUDA".to_owned(),
-        Cuda::NoDriver => "none (libcuda.so.1 is not installed); everything runs on the processor".to_owned(),
-        Cuda::Refuses(why) => format!("there, but refuses: {why}"),
-        Cuda::Gpus(names) => format!("{} (this version runs on the processor only)", names.join(", ")),
+        Cuda::NotBuilt => {
+            vec![finding("NVIDIA driver", "not looked for: this program was built without CUDA".to_owned())]
+        }
+        Cuda::Missing(why) => {
+            vec![finding("NVIDIA driver", format!("{why}\neverything runs on the processor"))]
+        }
+        Cuda::Found(CudaFound { driver, gpus, compiler }) => {
+            let gpu = |(ordinal, Gpu { name, architecture, memory }): (usize, &Gpu)| {
+                format!("{ordinal}: {name}, {architecture}, {}", bytes(*memory))
+            };
+            let gpus: Vec<_> = gpus.iter().enumerate().map(gpu).collect();
+            let compiler = match compiler {
+                Ok(compiler) => compiler.clone(),
+                Err(why) => format!("{why}\nneeded for the GPU; without it everything runs on the processor"),
+            };
+            vec![
+                finding("NVIDIA driver", format!("for CUDA {driver}")),
+                finding("GPU", gpus.join("\n")),
+                finding("NVRTC", compiler),
+            ]
+        }
     }
 }

@@ -13,7 +13,9 @@ macro_rules! outln {
     ($($text:tt)*) => { $crate::cli::write_out(format_args!("{}\n", format_args!($($text)*))) };
 }
 
+mod calibrate;
 mod cameras;
+mod chaos;
 mod check;
 mod doctor;
 mod inspect;
@@ -64,7 +66,8 @@ Exit codes:
   0  fine
   2  the command line or the configuration is wrong
   3  a camera, a model or a library is missing
-  4  the session ran, but ended degraded: its report says why
+  4  the session ran, but ended degraded: its report says why; of chaos: not all went as expected;
+     of calibrate: nothing could be measured
   5  an error of this program
 
 Environment:
@@ -84,12 +87,22 @@ enum Command {
     Check(check::Args),
     /// List the cameras of this computer: stable id, formats, sizes and rates.
     Cameras(cameras::Args),
+    /// Measure how far a camera's stamps are from the light, with a coded screen that it films.
+    #[command(after_help = calibrate::AFTER_HELP)]
+    Calibrate(calibrate::Args),
     /// Say what is in a session file: contents, rates, gaps, ledger, latencies.
     ///
     /// Opens files of a session that still runs, and of one that was killed.
     Inspect(inspect::Args),
     /// Say what this machine has, and what is missing to run here.
     Doctor(doctor::Args),
+    /// Break a session on purpose, one fault after another, and say what each cost.
+    ///
+    /// Without a campaign, four simulated cameras suffer every fault that can be simulated. With one, it is the cameras
+    /// of a lab that are stalled, unplugged or switched off, by commands that the campaign names. Exit code 4 when
+    /// something did not go as expected.
+    #[command(after_help = chaos::AFTER_HELP)]
+    Chaos(chaos::Args),
     /// Print completions for a shell, e.g. `youquanti completions bash > /etc/bash_completion.d/youquanti`.
     Completions {
         /// Which shell.
@@ -106,8 +119,10 @@ impl Cli {
             Command::Run(args) => run::execute(&args),
             Command::Check(args) => check::execute(&args),
             Command::Cameras(args) => cameras::execute(&args),
+            Command::Calibrate(args) => calibrate::execute(&args),
             Command::Inspect(args) => inspect::execute(&args),
             Command::Doctor(args) => doctor::execute(&args),
+            Command::Chaos(args) => chaos::execute(&args),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "youquanti", &mut script);
@@ -139,7 +154,8 @@ impl ConfigArg {
 }
 
 fn write_out(text: std::fmt::Arguments<'_>) {
-    if let Err(error) = std::io::stdout().write_fmt(text)
+    // In one piece: standard output writes line by line, and a long list on a slow file system would take minutes.
+    if let Err(error) = std::io::stdout().write_all(text.to_string().as_bytes())
         && error.kind() != std::io::ErrorKind::BrokenPipe
     {
         eprintln!("error: standard output cannot be written: {error}");
@@ -171,6 +187,7 @@ fn fail_config(exit: Exit, errors: &ConfigErrors, json: bool) -> Exit {
 fn exit_of(error: &SessionError) -> Exit {
     match error {
         SessionError::Preflight(_)
+        | SessionError::Offsets(_)
         | SessionError::Start(StartError::Camera { .. } | StartError::Pipeline { .. }) => Exit::Missing,
         SessionError::Folder { .. }
         | SessionError::Start(StartError::Recording { .. } | StartError::Rings { .. }) => Exit::Usage,

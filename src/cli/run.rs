@@ -83,7 +83,12 @@ pub(crate) fn execute(args: &Args) -> Exit {
     announce(&config, &session);
     let report = attend(&mut session, &signals);
     let Some(report) = report else {
-        eprintln!("error: the session ended without a report");
+        eprintln!(
+            "error: the session was lost to a failure of this program; what had been committed to its file is safe"
+        );
+        if let Some(file) = session.file() {
+            eprintln!("       youquanti inspect {}", file.display());
+        }
         return Exit::Internal;
     };
     if let Some(trace) = &args.trace {
@@ -101,7 +106,7 @@ pub(crate) fn execute(args: &Args) -> Exit {
     }
 }
 
-fn start_log(config: &Config) {
+pub(super) fn start_log(config: &Config) {
     let filter = EnvFilter::try_from_env("YOUQUANTI_LOG")
         .unwrap_or_else(|_| EnvFilter::new(format!("{},ort=warn", config.log.level.name())));
     let log = tracing_subscriber::fmt()
@@ -137,14 +142,14 @@ impl Write for ClearedLine {
 const CLEAR_LINE: &str = "\r\x1b[K";
 
 /// What the operating system asked for.
-struct Signals {
+pub(super) struct Signals {
     end: Arc<AtomicBool>,
     trace: Arc<AtomicBool>,
 }
 
 impl Signals {
     /// The first Ctrl-C or SIGTERM ends the session in good order, the second one the program at once.
-    fn register() -> std::io::Result<Self> {
+    pub(super) fn register() -> std::io::Result<Self> {
         let signals = Self { end: Arc::default(), trace: Arc::default() };
         for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&signals.end))?;
@@ -152,6 +157,11 @@ impl Signals {
         }
         signal_hook::flag::register(SIGUSR1, Arc::clone(&signals.trace))?;
         Ok(signals)
+    }
+
+    /// Set by the first Ctrl-C or SIGTERM.
+    pub(super) fn end(&self) -> &AtomicBool {
+        &self.end
     }
 }
 
@@ -261,10 +271,13 @@ fn to_text(report: &SessionReport, file: Option<&Path>) -> String {
     let header =
         ["camera", "captured", "fps", "analysed", "faces", "dropped", "lost", "restarts", "p50 ms", "p99 ms"];
     text.push_str(&table::render(&header, &rows));
-    text.push_str(
-        "\n  dropped: captured, but a newer frame was analysed instead; lost: never reached this program;\n  \
-         ms: capture to result\n",
-    );
+    let dropped = match &report.backend {
+        Some(backend) if backend.backend == "none" => "captured and recorded, but no faces were sought",
+        _ => "captured, but a newer frame was analysed instead",
+    };
+    text.push_str(&format!(
+        "\n  dropped: {dropped}; lost: never reached this program;\n  ms: capture to result\n"
+    ));
     if let Some(backend) = &report.backend {
         text.push_str(&format!(
             "\nback end: {} on {}, {} ({})\n",
@@ -277,6 +290,10 @@ fn to_text(report: &SessionReport, file: Option<&Path>) -> String {
     ));
     for reason in &report.degraded {
         text.push_str(&format!("degraded: {reason}\n"));
+    }
+    if report.abandoned_threads > 0 {
+        let threads = report.abandoned_threads;
+        text.push_str(&format!("threads that hang and were left behind: {threads}\n"));
     }
     for trace in &report.traces {
         text.push_str(&format!("trace of the minute before a failure: {}\n", trace.display()));
@@ -345,6 +362,7 @@ fn to_json(report: &SessionReport, file: Option<&Path>) -> serde_json::Value {
         "name": report.name,
         "state": if report.degraded.is_empty() { "ok" } else { "degraded" },
         "degraded": report.degraded,
+        "abandoned_threads": report.abandoned_threads,
         "stop_reason": report.stop_reason,
         "duration_s": report.stopped_at.saturating_since(report.started_at).as_secs_f64(),
         "backend": report.backend.as_ref().map(|backend| json!({

@@ -384,6 +384,8 @@ impl FileSource {
             stamps: if live { StampSource::Receipt } else { StampSource::Computed },
             stamp_resolution: Duration::from_nanos(1),
             pace: options.pace,
+            is_live: false,
+            controls: Vec::new(),
         };
         // A live stream paces itself.
         let pace = if live { Pace::Fast } else { options.pace };
@@ -487,10 +489,6 @@ fn unplayable(input: &str, log: &Log) -> CaptureError {
 }
 
 impl CaptureDevice for FileSource {
-    fn layout(&self) -> PictureLayout {
-        self.info.layout
-    }
-
     fn describe(&self) -> &DeviceInfo {
         &self.info
     }

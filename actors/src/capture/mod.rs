@@ -4,6 +4,7 @@
 //! slot, the source fills it, and that is the only time the pixels are written. Never retries,
 //! never restarts: an error says what happened, the supervisor decides.
 
+pub mod faulty;
 pub mod file;
 pub mod scene;
 pub mod v4l2;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, Sleep};
 use youquanti_models::{Clock, FrameFlags, PictureLayout, PixelFormat, Timestamp};
 
@@ -23,7 +25,9 @@ use youquanti_models::{Clock, FrameFlags, PictureLayout, PixelFormat, Timestamp}
 /// switched on; not `Send`.
 pub trait CaptureDevice {
     /// Size, format and stride of every frame. Fixed while the device is open.
-    fn layout(&self) -> PictureLayout;
+    fn layout(&self) -> PictureLayout {
+        self.describe().layout
+    }
 
     /// What was opened, what was asked of it and what it gives.
     fn describe(&self) -> &DeviceInfo;
@@ -102,6 +106,22 @@ pub struct DeviceInfo {
     pub stamp_resolution: Duration,
     /// Who paces the source; [`Pace::Real`] for a camera.
     pub pace: Pace,
+    /// Whether frames come whether or not anybody asks for them, as those of a camera do. Until the session's
+    /// barrier opens they are taken and thrown away, so that the first frame that counts is a fresh one.
+    pub is_live: bool,
+    /// Controls as they were read back when the device was opened.
+    pub controls: Vec<ControlReading>,
+}
+
+/// A control of a camera: what was asked for, and what the driver has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlReading {
+    /// The driver's name in lower case with underscores: `exposure_time_absolute`.
+    pub name: String,
+    /// What the configuration asked for, if it did.
+    pub asked: Option<String>,
+    /// What was read back: a number, or the text of a menu's entry.
+    pub got: String,
 }
 
 /// What was asked of a device.
@@ -146,6 +166,15 @@ pub enum CaptureError {
         device: String,
         /// The system's word on it, if there is one.
         source: Option<io::Error>,
+    },
+    /// The device is there and cannot be had now: another program has it, or this user may not open it.
+    /// Reopening may help.
+    #[error("{device} {why}")]
+    Unavailable {
+        /// Name, path or address.
+        device: String,
+        /// What is wrong and what to do: `is in use by cheese (process 812)`.
+        why: String,
     },
     /// A call failed. Reopening may help.
     #[error("{call} failed")]

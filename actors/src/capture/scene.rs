@@ -726,6 +726,8 @@ impl SceneSource {
             stamps: StampSource::Computed,
             stamp_resolution: Duration::from_nanos(1),
             pace: options.pace,
+            is_live: false,
+            controls: Vec::new(),
         };
         let pacer = Pacer::new(options.pace, options.fps, options.start, clock);
         Ok(Self { scene, pacer, info, length: options.length })
@@ -733,10 +735,6 @@ impl SceneSource {
 }
 
 impl CaptureDevice for SceneSource {
-    fn layout(&self) -> PictureLayout {
-        self.info.layout
-    }
-
     fn describe(&self) -> &DeviceInfo {
         &self.info
     }

@@ -3,12 +3,16 @@
 //! Reads committed rows in blocks, so that memory grows with frames and not with landmarks. Judges nothing
 //! but what the file itself can prove.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use youquanti_models::picture::FrameFlags;
+
+use crate::messages::EventKind;
+use crate::timing::frames_lost;
 
 use super::SessionFileError;
 use super::reader::{CameraFacts, HeaderFacts, Opened, SessionReader, TextEntry};
@@ -44,8 +48,12 @@ pub struct Inspection {
     pub events_by_kind: BTreeMap<String, u64>,
     /// The newest events, oldest first.
     pub events: Vec<TextEntry>,
-    /// In the order of their ends.
+    /// In the order in which they were noticed.
     pub gaps: Vec<GapInspection>,
+    /// Measures over time: source → item → series. Of a camera see [`quality_item`].
+    pub quality: BTreeMap<String, BTreeMap<String, QualitySeries>>,
+    /// How far apart the cameras' first frames are, milliseconds.
+    pub first_frames_spread_ms: Option<f64>,
     /// One entry for each camera and consumer.
     pub ledger: Vec<LedgerInspection>,
     /// Whether there is a ledger and all of it closes.
@@ -136,14 +144,27 @@ pub struct ParticipantInspection {
 pub struct GapInspection {
     /// Nanoseconds of `CLOCK_MONOTONIC`.
     pub start_ns: u64,
-    /// Seconds.
+    /// Nanoseconds of `CLOCK_MONOTONIC`; none: it was still away when the newest rows were committed.
+    pub end_ns: Option<u64>,
+    /// Seconds, up to the newest commit if it has no end.
     pub duration_s: f64,
     /// What was away.
     pub source: String,
-    /// Why.
+    /// Why, in full.
     pub cause: String,
+    /// Frames that would have come meanwhile, if that is known.
+    pub missed: Option<u64>,
     /// JSON.
     pub text: String,
+}
+
+/// One measure over time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct QualitySeries {
+    /// End of the time that each value is of, nanoseconds of `CLOCK_MONOTONIC`; that time begins with the one before.
+    pub time_ns: Vec<u64>,
+    /// In the unit that the item's name ends with.
+    pub value: Vec<f64>,
 }
 
 /// What became of one camera's frames at one consumer.
@@ -174,8 +195,14 @@ impl SessionReader {
         let ledger = self.ledger()?;
         let committed_at_ns = self.committed_at().0;
         let mut events_by_kind = BTreeMap::new();
+        let mut first_frames_spread_ms = None;
         for row in self.all::<TextRow>(EVENTS)? {
-            *events_by_kind.entry(text_of(&row.kind)).or_insert(0) += 1;
+            let kind = text_of(&row.kind);
+            if kind == EventKind::FirstFrames.name() {
+                let detail = parsed(&self.text(row.text_offset, row.text_length)?);
+                first_frames_spread_ms = detail["spread_ms"].as_f64();
+            }
+            *events_by_kind.entry(kind).or_insert(0) += 1;
         }
         Ok(Inspection {
             path: self.path().to_owned(),
@@ -191,6 +218,8 @@ impl SessionReader {
             events_by_kind,
             events: self.events(last_events)?,
             gaps: self.gaps()?,
+            quality: self.quality()?,
+            first_frames_spread_ms,
             ledger_closes: !ledger.is_empty() && ledger.iter().all(|entry| entry.closes),
             ledger,
             clock_drift_ppm: self.clock_drift_ppm()?,
@@ -260,19 +289,51 @@ impl SessionReader {
             .collect())
     }
 
+    /// The newest row of each gap, which is known by its source and its start.
     fn gaps(&self) -> Result<Vec<GapInspection>, SessionFileError> {
-        self.all::<GapRow>(GAPS)?
-            .iter()
-            .map(|row| {
-                Ok(GapInspection {
-                    start_ns: row.time_ns,
-                    duration_s: seconds(row.end_ns.saturating_sub(row.time_ns)),
-                    source: text_of(&row.source),
-                    cause: text_of(&row.cause),
-                    text: self.text(row.text_offset, row.text_length)?,
-                })
-            })
-            .collect()
+        let mut newest: Vec<GapRow> = Vec::new();
+        let mut places = BTreeMap::new();
+        for row in self.all::<GapRow>(GAPS)? {
+            match places.entry((text_of(&row.source), row.time_ns)) {
+                Entry::Occupied(place) => newest[*place.get()] = row,
+                Entry::Vacant(place) => {
+                    place.insert(newest.len());
+                    newest.push(row);
+                }
+            }
+        }
+        newest.iter().map(|row| self.gap(row)).collect()
+    }
+
+    fn gap(&self, row: &GapRow) -> Result<GapInspection, SessionFileError> {
+        let text = self.text(row.text_offset, row.text_length)?;
+        let detail = parsed(&text);
+        let end_ns = Some(row.end_ns).filter(|&end| end != 0);
+        let until = end_ns.unwrap_or(self.committed_at().0);
+        Ok(GapInspection {
+            start_ns: row.time_ns,
+            end_ns,
+            duration_s: seconds(until.saturating_sub(row.time_ns)),
+            source: text_of(&row.source),
+            cause: detail["cause"].as_str().map_or_else(|| text_of(&row.cause), str::to_owned),
+            missed: detail["missed"].as_u64(),
+            text,
+        })
+    }
+
+    /// Every row of `/quality`, as series: source → item → values over time. Of a camera see [`quality_item`].
+    ///
+    /// # Errors
+    /// `Hdf5`.
+    pub fn quality(&self) -> Result<BTreeMap<String, BTreeMap<String, QualitySeries>>, SessionFileError> {
+        let mut sources = BTreeMap::<String, BTreeMap<String, QualitySeries>>::new();
+        for row in self.all::<QualityRow>(QUALITY)? {
+            let items = sources.entry(text_of(&row.source)).or_default();
+            let series = items.entry(text_of(&row.item)).or_default();
+            series.time_ns.push(row.time_ns);
+            series.value.push(row.value);
+        }
+        Ok(sources)
     }
 
     fn ledger(&self) -> Result<Vec<LedgerInspection>, SessionFileError> {
@@ -335,10 +396,8 @@ impl FrameIndex {
             }
             Some(before) => {
                 self.missing += row.seq.saturating_sub(before.seq + 1);
-                // The driver counts from 0 again when the camera was opened again.
-                self.driver_lost +=
-                    u64::from(row.driver_seq.saturating_sub(before.driver_seq).saturating_sub(1))
-                        .saturating_sub(row.seq.saturating_sub(before.seq + 1));
+                self.driver_lost += frames_lost(before.driver_seq, row.driver_seq)
+                    .saturating_sub(row.seq.saturating_sub(before.seq + 1));
                 self.longest_ns =
                     self.longest_ns.max(row.captured_at_ns.saturating_sub(before.captured_at_ns));
                 self.descents += u64::from(row.captured_at_ns <= before.captured_at_ns);
@@ -389,6 +448,11 @@ fn latency(stage: &'static str, mut micros: Vec<u32>) -> Option<LatencyInspectio
     })
 }
 
+/// A text of the file as JSON; null for one that is none.
+fn parsed(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
 fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
@@ -414,15 +478,27 @@ impl fmt::Display for Inspection {
         for (id, sha256) in &header.models {
             writeln!(f, "model     {id}, SHA-256 {sha256}")?;
         }
+        if let Some(spread) = self.first_frames_spread_ms {
+            writeln!(f, "barrier   first frames of all cameras within {spread:.1} ms")?;
+        }
         for camera in &self.cameras {
             camera.fmt(f)?;
+            if let Some(quality) = self.quality.get(&camera.facts.name) {
+                write_timing(f, quality)?;
+            }
         }
         for person in &self.participants {
             writeln!(f, "P{}        {} {}, {} tracks", person.id, person.name, person.role, person.tracks)?;
         }
         for entry in &self.ledger {
             let dropped: u64 = entry.dropped.values().sum();
-            let verdict = if entry.closes { "closes" } else { "does not close" };
+            let under_way = entry.captured.saturating_sub(entry.delivered + dropped);
+            // A session that has not ended has frames on their way; at its end there must be none.
+            let verdict = match (entry.closes, &self.stop) {
+                (true, _) => "closes".to_owned(),
+                (false, None) => format!("+ {under_way} under way"),
+                (false, Some(_)) => "does not close".to_owned(),
+            };
             writeln!(
                 f,
                 "ledger    {} → {}: {} captured = {} delivered + {dropped} dropped {verdict}",
@@ -430,7 +506,16 @@ impl fmt::Display for Inspection {
             )?;
         }
         for gap in &self.gaps {
-            writeln!(f, "gap       {}: {:.3} s, {}", gap.source, gap.duration_s, gap.cause)?;
+            let from = seconds(gap.start_ns.saturating_sub(header.clock_start_ns));
+            write!(f, "gap       {}: from {from:.3} s ", gap.source)?;
+            match gap.end_ns {
+                Some(_) => write!(f, "for {:.3} s", gap.duration_s)?,
+                None => write!(f, "on, still away after {:.3} s", gap.duration_s)?,
+            }
+            if let Some(missed) = gap.missed {
+                write!(f, ", {missed} frames missed")?;
+            }
+            writeln!(f, ": {}", gap.cause)?;
         }
         let events: u64 = self.events_by_kind.values().sum();
         writeln!(f, "events    {events}, markers {}", self.markers)?;
@@ -450,6 +535,18 @@ impl fmt::Display for CameraInspection {
             "camera    {}: {}×{} {}, {}",
             facts.name, facts.width, facts.height, facts.pixel_format, facts.device
         )?;
+        writeln!(f, "  mode    {}", mode_text(facts))?;
+        if let Some(offset) = &facts.stamp_offset {
+            writeln!(
+                f,
+                "  light   {:.2} ms before the stamp (median of {}, 5 to 95 %: {:.2} to {:.2}), measured {}",
+                offset.median_s * 1e3,
+                offset.count,
+                offset.p05_s * 1e3,
+                offset.p95_s * 1e3,
+                utc_text(offset.measured_at_utc_ns)
+            )?;
+        }
         writeln!(
             f,
             "  frames  {} in {:.1} s, {:.2} per second, longest interval {:.1} ms, {} lost by the driver, {} \
@@ -479,6 +576,71 @@ impl fmt::Display for CameraInspection {
             )?;
         }
         Ok(())
+    }
+}
+
+/// What was asked of a camera and what it gives; of its controls those that were asked for.
+fn mode_text(facts: &CameraFacts) -> String {
+    let asked = &facts.asked;
+    let wishes: Vec<_> = [
+        asked.size.map(|(width, height)| format!("{width}×{height}")),
+        asked.format.clone(),
+        asked.fps.map(|fps| format!("{fps} fps")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let mut text = match &wishes[..] {
+        [] => "nothing asked for".to_owned(),
+        wishes => format!("asked for {}", wishes.join(" ")),
+    };
+    if let Some(fps) = facts.fps {
+        text += &format!(", declares {fps:.2} fps");
+    }
+    for control in &facts.controls {
+        match &control.asked {
+            Some(asked) if *asked == control.got => text += &format!(", {} {asked}", control.name),
+            Some(asked) => text += &format!(", {} {} for {asked}", control.name, control.got),
+            None => {}
+        }
+    }
+    text
+}
+
+/// What a camera's stamps tell, as far as they do.
+fn write_timing(f: &mut fmt::Formatter<'_>, quality: &BTreeMap<String, QualitySeries>) -> fmt::Result {
+    let show =
+        |item: &str, scale: f64, unit: &str| quality.get(item).and_then(|series| series.text(scale, unit));
+    let figures = [
+        ("jitter", show(quality_item::INTERVAL_JITTER, 1e3, "ms")),
+        ("delay", show(quality_item::DELAY_MEAN, 1e3, "ms")),
+        ("drift", show(quality_item::CLOCK_DRIFT, 1.0, "ppm")),
+    ];
+    let known: Vec<_> =
+        figures.iter().filter_map(|(name, text)| Some(format!("{name} {}", text.as_ref()?))).collect();
+    if !known.is_empty() {
+        writeln!(f, "  timing  {}", known.join(", "))?;
+    }
+    for item in quality.keys() {
+        if let (Some(camera), Some(phase)) = (quality_item::phase_camera(item), show(item, 1e3, "ms")) {
+            let spread = show(&quality_item::phase_spread_to(camera), 1e3, "ms").unwrap_or_default();
+            writeln!(f, "  phase   to {camera} {phase}, spread {spread}")?;
+        }
+    }
+    Ok(())
+}
+
+impl QualitySeries {
+    /// The median, and from where to where if there are several values; none if there are none.
+    fn text(&self, scale: f64, unit: &str) -> Option<String> {
+        let mut sorted: Vec<_> = self.value.iter().map(|value| value * scale).collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let last = sorted.len().checked_sub(1)?;
+        let median = f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]);
+        Some(match &sorted[..] {
+            [least, .., most] => format!("{median:.3} {unit} ({least:.3} to {most:.3})"),
+            _ => format!("{median:.3} {unit}"),
+        })
     }
 }
 

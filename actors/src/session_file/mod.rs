@@ -19,10 +19,13 @@ use youquanti_models::ids::CameraId;
 
 pub use inspect::{
     CameraInspection, GapInspection, Inspection, LatencyInspection, LedgerInspection, ParticipantInspection,
-    StopInspection,
+    QualitySeries, StopInspection,
 };
 pub use reader::{CameraFacts, HeaderFacts, Opened, SessionReader, TextEntry};
-pub use schema::{FORMAT, FaceRow, FrameRow, LATENCY_STAGES, NOT_RUN, ResultRow, VERSION, ledger_item};
+pub use schema::{
+    AskedMode, FORMAT, FaceRow, FrameRow, LATENCY_STAGES, NOT_RUN, ResultRow, VERSION, ledger_item,
+    quality_item,
+};
 pub use writer::{
     CameraHeader, Compression, FlushReport, Gap, Participant, SessionHeader, SessionOptions, SessionWriter,
     Summary,
@@ -81,6 +84,16 @@ pub enum SessionFileError {
         object: String,
         /// HDF5's own error.
         source: hdf5::Error,
+    },
+    /// A text of the header is not the JSON it should be.
+    #[error("cannot {action} attribute {attribute} of the session file as JSON")]
+    Json {
+        /// What was attempted.
+        action: &'static str,
+        /// The attribute.
+        attribute: &'static str,
+        /// What is wrong with it.
+        source: serde_json::Error,
     },
     /// A text of the header is longer than an attribute can hold.
     #[error("attribute {attribute} has {bytes} bytes, at most {limit} fit into the session file")]

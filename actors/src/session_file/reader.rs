@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 use hdf5::types::FixedUnicode;
 use hdf5::{Dataset, File, Group, H5Type, Hyperslab, Location, OpenMode, SliceOrIndex};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use youquanti_models::face::{BLENDSHAPE_COUNT, LANDMARK_COUNT};
 use youquanti_models::time::Timestamp;
+
+use crate::calibration::StampOffset;
+use crate::capture::ControlReading;
 
 use super::schema::*;
 use super::{SessionFileError, failed_to};
@@ -53,8 +57,8 @@ pub struct HeaderFacts {
     pub models: BTreeMap<String, String>,
 }
 
-/// What the attributes of a camera say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// What the attributes of a camera say. Files of earlier builds have none of the last four.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CameraFacts {
     /// Name of the camera's group.
     pub name: String,
@@ -68,6 +72,14 @@ pub struct CameraFacts {
     pub device: String,
     /// Whose clock the stamps are of, and which instant they name.
     pub stamp_source: String,
+    /// What was asked of it.
+    pub asked: AskedMode,
+    /// Frames a second as it declared them; none if it was never opened.
+    pub fps: Option<f64>,
+    /// Its controls when it was opened.
+    pub controls: Vec<ControlReading>,
+    /// Stamp minus light, if it was measured: subtract it from stamps.
+    pub stamp_offset: Option<StampOffset>,
 }
 
 /// A row of `/events` or `/markers` with its text.
@@ -390,6 +402,49 @@ fn read_camera(name: &str, group: &Group) -> Result<CameraFacts, SessionFileErro
         pixel_format: read_text(group, "pixel_format")?,
         device: read_text(group, "device")?,
         stamp_source: read_text(group, "stamp_source")?,
+        asked: read_json(group, camera_attribute::ASKED)?,
+        fps: read_if_there(group, camera_attribute::FPS)?,
+        controls: read_json(group, camera_attribute::CONTROLS)?,
+        stamp_offset: read_stamp_offset(group)?,
+    })
+}
+
+fn read_stamp_offset(group: &Group) -> Result<Option<StampOffset>, SessionFileError> {
+    if read_if_there::<u8>(group, camera_attribute::CALIBRATED)?.unwrap_or(0) == 0 {
+        return Ok(None);
+    }
+    Ok(Some(StampOffset {
+        mean_s: read_number(group, camera_attribute::OFFSET_MEAN)?,
+        rms_s: read_number(group, camera_attribute::OFFSET_RMS)?,
+        median_s: read_number(group, camera_attribute::OFFSET_MEDIAN)?,
+        p05_s: read_number(group, camera_attribute::OFFSET_P05)?,
+        p95_s: read_number(group, camera_attribute::OFFSET_P95)?,
+        count: read_number(group, camera_attribute::OFFSET_COUNT)?,
+        measured_at_utc_ns: read_number(group, camera_attribute::OFFSET_MEASURED)?,
+    }))
+}
+
+fn is_there(at: &Location, name: &'static str) -> Result<bool, SessionFileError> {
+    let names = at.attr_names().map_err(failed_to("list attributes beside", name))?;
+    Ok(names.iter().any(|other| other == name))
+}
+
+fn read_if_there<T: H5Type>(at: &Location, name: &'static str) -> Result<Option<T>, SessionFileError> {
+    if is_there(at, name)? { read_number(at, name).map(Some) } else { Ok(None) }
+}
+
+/// The value of a JSON attribute; the default where there is no such attribute.
+fn read_json<T: DeserializeOwned + Default>(
+    at: &Location,
+    name: &'static str,
+) -> Result<T, SessionFileError> {
+    if !is_there(at, name)? {
+        return Ok(T::default());
+    }
+    serde_json::from_str(&read_text(at, name)?).map_err(|source| SessionFileError::Json {
+        action: "read",
+        attribute: name,
+        source,
     })
 }
 

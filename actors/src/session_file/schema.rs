@@ -5,6 +5,9 @@
 
 use hdf5::H5Type;
 use hdf5::types::FixedUnicode;
+use serde::{Deserialize, Serialize};
+
+use crate::capture::Asked;
 
 /// Attribute `format` of every session file.
 pub const FORMAT: &str = "youquanti-session";
@@ -30,6 +33,93 @@ pub mod ledger_item {
     pub const DRIVER_LOST: &str = "driver_lost";
     /// Beginning of the items that count dropped frames; the reason follows.
     pub const DROPPED_PREFIX: &str = "dropped:";
+}
+
+/// Values of `item` in the quality of a camera. Each minute, and at the session's end, brings a row of each for
+/// the time since the row before; what too few frames came for, or what the stamps do not tell, has none.
+/// `timing.rs` says how they are computed.
+pub mod quality_item {
+    /// Frames in the index, count.
+    pub const FRAMES: &str = "frames";
+    /// Frames that the driver lost, count, from jumps of its counter.
+    pub const DRIVER_LOST: &str = "driver_lost";
+    /// Frames whose stamp was replaced by the time of receipt, count. They are left out of all that follows.
+    pub const STAMPS_REPLACED: &str = "stamps_replaced";
+    /// Mean interval of frames that the driver numbered in succession, seconds.
+    pub const INTERVAL_MEAN: &str = "interval_mean_s";
+    /// Standard deviation of these intervals, seconds.
+    pub const INTERVAL_JITTER: &str = "interval_jitter_s";
+    /// Longest interval of two frames in succession, gaps included, seconds.
+    pub const INTERVAL_MAX: &str = "interval_max_s";
+    /// Mean of receipt − stamp, seconds.
+    pub const DELAY_MEAN: &str = "delay_mean_s";
+    /// Least receipt − stamp, seconds.
+    pub const DELAY_MIN: &str = "delay_min_s";
+    /// Standard deviation of receipt − stamp, seconds.
+    pub const DELAY_STD: &str = "delay_std_s";
+    /// How much faster the driver's clock runs than `CLOCK_MONOTONIC`, parts per million.
+    pub const CLOCK_DRIFT: &str = "clock_drift_ppm";
+
+    /// Circular mean of this camera's stamps minus the nearest of `camera`, the first of the same declared rate
+    /// (within 1 %), seconds, within ± half a period; positive: this camera is later. Stamps are taken as they are:
+    /// measured offsets of the two cameras come on top.
+    pub fn phase_to(camera: &str) -> String {
+        format!("{PHASE_PREFIX}{camera}_s")
+    }
+
+    /// Circular standard deviation of the same, seconds; half a period where there is no phase.
+    pub fn phase_spread_to(camera: &str) -> String {
+        format!("phase_spread_to:{camera}_s")
+    }
+
+    /// The camera that an item of [`phase_to`] is about.
+    pub fn phase_camera(item: &str) -> Option<&str> {
+        item.strip_prefix(PHASE_PREFIX)?.strip_suffix("_s")
+    }
+
+    const PHASE_PREFIX: &str = "phase_to:";
+}
+
+/// What was asked of a camera, JSON in its attribute `asked`; `None` was left to the camera.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AskedMode {
+    /// Width and height, pixels.
+    pub size: Option<(u32, u32)>,
+    /// Name of the pixel format.
+    pub format: Option<String>,
+    /// Frames a second.
+    pub fps: Option<f64>,
+}
+
+impl From<Asked> for AskedMode {
+    fn from(asked: Asked) -> Self {
+        let format = asked.format.map(|format| format.name().to_owned());
+        Self { size: asked.size, format, fps: asked.fps }
+    }
+}
+
+/// Names of a camera's attributes beside those of its picture. A camera that was never opened has no `fps`, one
+/// without a measured offset has `calibrated` 0 and none of those that follow it.
+pub(super) mod camera_attribute {
+    /// JSON, an [`AskedMode`](super::AskedMode).
+    pub(crate) const ASKED: &str = "asked";
+    /// Frames a second as the camera declared them.
+    pub(crate) const FPS: &str = "fps";
+    /// JSON, a list of [`ControlReading`](crate::capture::ControlReading).
+    pub(crate) const CONTROLS: &str = "controls";
+    /// 1: the offset of its stamps was measured.
+    pub(crate) const CALIBRATED: &str = "calibrated";
+    /// Stamp minus light, seconds: readers subtract it. Like the next four of
+    /// [`StampOffset`](crate::calibration::StampOffset).
+    pub(crate) const OFFSET_MEAN: &str = "stamp_offset_mean_s";
+    pub(crate) const OFFSET_RMS: &str = "stamp_offset_rms_s";
+    pub(crate) const OFFSET_MEDIAN: &str = "stamp_offset_median_s";
+    pub(crate) const OFFSET_P05: &str = "stamp_offset_p05_s";
+    pub(crate) const OFFSET_P95: &str = "stamp_offset_p95_s";
+    /// Single measurements.
+    pub(crate) const OFFSET_COUNT: &str = "stamp_offset_count";
+    /// Nanoseconds since 1970.
+    pub(crate) const OFFSET_MEASURED: &str = "stamp_offset_measured_utc";
 }
 
 /// Width of names of cameras, consumers and roles.
@@ -153,7 +243,9 @@ pub(super) struct TextRow {
     pub(super) kind: Label,
 }
 
-/// A row of `/gaps`, written when the gap has ended.
+/// A row of `/gaps`: written when a gap is noticed, with `end_ns` 0, and again when it has ended. Of the rows of
+/// one source with the same `time_ns` the newest counts. The text is JSON: `cause` in full, `noticed_ns`,
+/// `last_good_ns`, `first_missing_seq`, and `missed`, the frames that would have come, which is null at first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
 #[repr(C)]
 pub(super) struct GapRow {
@@ -176,7 +268,7 @@ pub(super) struct LedgerRow {
     pub(super) item: Label,
 }
 
-/// A row of `/quality`: the newest row of each (source, item) counts.
+/// A row of `/quality`: a measure of the time since the row before of the same (source, item). All rows count.
 #[derive(Clone, Copy, Debug, PartialEq, H5Type)]
 #[repr(C)]
 pub(super) struct QualityRow {

@@ -10,12 +10,16 @@ use hdf5::types::FixedUnicode;
 use hdf5::{File, Group, H5Type, Location};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
+use serde::Serialize;
 use youquanti_models::blendshapes;
 use youquanti_models::face::{BLENDSHAPE_COUNT, FrameFaces, LANDMARK_COUNT};
 use youquanti_models::ids::{CameraId, CameraName, ParticipantId, TrackId};
 use youquanti_models::picture::{FrameMeta, PictureLayout};
 use youquanti_models::pipeline::BackendInfo;
 use youquanti_models::time::{Timestamp, UtcNanos};
+
+use crate::calibration::StampOffset;
+use crate::capture::{Asked, ControlReading};
 
 use super::disk::DiskSpace;
 use super::schema::*;
@@ -56,6 +60,14 @@ pub struct CameraHeader<'a> {
     pub device: &'a str,
     /// What the stamps are: whose clock, which instant of the exposure, which resolution.
     pub stamp_source: &'a str,
+    /// What was asked of it.
+    pub asked: Asked,
+    /// Frames a second as it declares them; `None` if it was never opened.
+    pub fps: Option<f64>,
+    /// Its controls when it was opened, at most 60 KiB as JSON.
+    pub controls: &'a [ControlReading],
+    /// Stamp minus light, if it was measured.
+    pub stamp_offset: Option<StampOffset>,
 }
 
 /// Whether faces are compressed.
@@ -104,16 +116,16 @@ pub struct Participant<'a> {
     pub why: &'a str,
 }
 
-/// A row of `/gaps`. Source and cause beyond 64 bytes are cut.
+/// A row of `/gaps`: a gap that was noticed, or one that has ended. Source and cause beyond 64 bytes are cut.
 #[derive(Clone, Copy, Debug)]
 pub struct Gap<'a> {
-    /// The last sign of life before.
+    /// The last sign of life before. Tells the gaps of a source apart.
     pub start: Timestamp,
-    /// The first one after.
-    pub end: Timestamp,
-    /// What was away, e.g. a camera's name.
+    /// The first one after; `None` while it is away.
+    pub end: Option<Timestamp>,
+    /// What is away, e.g. a camera's name.
     pub source: &'a str,
-    /// Why, one word.
+    /// Why.
     pub cause: &'a str,
     /// More about it.
     pub json: &'a str,
@@ -335,7 +347,7 @@ impl SessionWriter {
         self.note(result, MARKERS)
     }
 
-    /// Adds a gap that has ended.
+    /// Adds a gap when it is noticed, and once more, with the same start, when it has ended.
     ///
     /// # Errors
     /// `DiskFull`, `Broken`, `Hdf5`.
@@ -343,7 +355,7 @@ impl SessionWriter {
         let text = self.text_row(gap.start, gap.source, gap.cause, gap.json)?;
         let result = self.gaps.append(&[GapRow {
             time_ns: gap.start.0,
-            end_ns: gap.end.0,
+            end_ns: gap.end.unwrap_or_default().0,
             text_offset: text.text_offset,
             text_length: text.text_length,
             source: text.source,
@@ -606,6 +618,7 @@ impl CameraTables {
         text_attribute(&group, "pixel_format", camera.layout.format.name())?;
         text_attribute(&group, "device", camera.device)?;
         text_attribute(&group, "stamp_source", camera.stamp_source)?;
+        mode_attributes(&group, camera)?;
         let deflate = compression == Compression::Deflate;
         let tables = Self {
             frames: table(&group, FRAMES, &[], chunk_rows::FRAMES, false)?,
@@ -694,6 +707,24 @@ impl CameraTables {
     }
 }
 
+/// What was asked of a camera, what it gives, and what is known of its stamps.
+fn mode_attributes(group: &Group, camera: &CameraHeader<'_>) -> Result<(), SessionFileError> {
+    json_attribute(group, camera_attribute::ASKED, &AskedMode::from(camera.asked))?;
+    if let Some(fps) = camera.fps {
+        number(group, camera_attribute::FPS, fps)?;
+    }
+    json_attribute(group, camera_attribute::CONTROLS, camera.controls)?;
+    number(group, camera_attribute::CALIBRATED, u8::from(camera.stamp_offset.is_some()))?;
+    let Some(offset) = camera.stamp_offset else { return Ok(()) };
+    number(group, camera_attribute::OFFSET_MEAN, offset.mean_s)?;
+    number(group, camera_attribute::OFFSET_RMS, offset.rms_s)?;
+    number(group, camera_attribute::OFFSET_MEDIAN, offset.median_s)?;
+    number(group, camera_attribute::OFFSET_P05, offset.p05_s)?;
+    number(group, camera_attribute::OFFSET_P95, offset.p95_s)?;
+    number(group, camera_attribute::OFFSET_COUNT, offset.count)?;
+    number(group, camera_attribute::OFFSET_MEASURED, offset.measured_at_utc_ns)
+}
+
 /// Upper bound of what waits in memory.
 fn buffered_bytes(cameras: usize) -> u64 {
     let index = chunk_rows::FRAMES * (size_of::<FrameRow>() + size_of::<ResultRow>());
@@ -778,6 +809,19 @@ fn list_attribute(
 ) -> Result<(), SessionFileError> {
     let texts: Vec<Label> = texts.iter().map(|text| fixed(text.as_ref())).collect();
     array_attribute(at, name, &texts)
+}
+
+fn json_attribute(
+    at: &Location,
+    name: &'static str,
+    value: &(impl Serialize + ?Sized),
+) -> Result<(), SessionFileError> {
+    let text = serde_json::to_string(value).map_err(|source| SessionFileError::Json {
+        action: "write",
+        attribute: name,
+        source,
+    })?;
+    text_attribute(at, name, &text)
 }
 
 /// A text of fixed width: the smallest of a few widths that holds it.

@@ -25,6 +25,7 @@ COLUMNS = {
     "stop": ["time_ns", "utc_ns", "text_offset", "text_length"],
 }
 ROW_SHAPES = {"landmarks": (478, 3), "blendshapes": (52,), "head_pose": (4, 4)}
+PICTURE = ["index", "width", "height", "stride", "pixel_format", "device", "stamp_source"]
 STOCK_FILTERS = {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE}
 
 
@@ -38,6 +39,11 @@ def assert_fixed(dtype, where):
     if dtype.subdtype:
         assert_fixed(dtype.subdtype[0], where)
     assert dtype.kind != "O", where
+
+
+def plain(value):
+    """An attribute as JSON has it; texts here are JSON already."""
+    return json.loads(value) if isinstance(value, bytes) else value.item()
 
 
 def check_object(name, thing):
@@ -94,6 +100,7 @@ def main():
                 "width": int(group.attrs["width"]),
                 "height": int(group.attrs["height"]),
                 "stamp_source": group.attrs["stamp_source"].decode(),
+                "mode": {key: plain(value) for key, value in group.attrs.items() if key not in PICTURE},
                 "frames": rows[f"/cameras/{name}/frames"],
                 "faces": faces,
                 "seq_sum": int(group["frames"]["seq"][: rows[f"/cameras/{name}/frames"]].sum()),
@@ -103,6 +110,7 @@ def main():
                 "bbox_sum": float(group["faces"]["bbox"][:faces].sum(dtype=np.float64)),
             }
         blob = file["text"][: rows["/text"]].tobytes()
+        text = lambda row: blob[int(row["text_offset"]):][: int(row["text_length"])].decode()
         events = file["events"][: rows["/events"]]
         print(json.dumps({
             "name": attrs["name"].decode(),
@@ -111,9 +119,16 @@ def main():
             "models": models,
             "cameras": cameras,
             "events": [
-                [row["source"].decode(), row["kind"].decode(),
-                 blob[int(row["text_offset"]):][: int(row["text_length"])].decode()]
-                for row in events
+                [row["source"].decode(), row["kind"].decode(), text(row)] for row in events
+            ],
+            "gaps": [
+                [int(row["time_ns"]), int(row["end_ns"]), row["source"].decode(), row["cause"].decode(),
+                 json.loads(text(row))]
+                for row in file["gaps"][: rows["/gaps"]]
+            ],
+            "quality": [
+                [int(row["time_ns"]), float(row["value"]), row["source"].decode(), row["item"].decode()]
+                for row in file["quality"][: rows["/quality"]]
             ],
             "stopped": rows["/stop"] == 1,
         }))

@@ -5,6 +5,8 @@
 
 use std::path::Path;
 
+use youquanti_actors::calibration::StampOffset;
+use youquanti_actors::capture::{Asked, ControlReading};
 use youquanti_actors::session_file::{
     CameraHeader, Compression, SessionFileError, SessionHeader, SessionOptions, SessionWriter,
 };
@@ -21,6 +23,31 @@ pub(crate) const UTC_START: UtcNanos = UtcNanos(1_767_225_600_000_000_000);
 /// Between two frames.
 pub(crate) const PERIOD_NANOS: u64 = 33_333_333;
 
+/// Measured of the first camera; nothing is known of the others.
+pub(crate) const STAMP_OFFSET: StampOffset = StampOffset {
+    mean_s: 0.0125,
+    rms_s: 0.0005,
+    median_s: 0.012,
+    p05_s: 0.0115,
+    p95_s: 0.0135,
+    count: 200,
+    measured_at_utc_ns: 1_767_225_600_000_000_001,
+};
+
+/// Controls of the first camera; the others have none.
+pub(crate) fn controls() -> Vec<ControlReading> {
+    let reading = |name: &str, asked: Option<&str>, got: &str| ControlReading {
+        name: name.to_owned(),
+        asked: asked.map(str::to_owned),
+        got: got.to_owned(),
+    };
+    vec![
+        reading("exposure_time_absolute", Some("157"), "156"),
+        reading("gain", Some("4"), "4"),
+        reading("power_line_frequency", None, "50 Hz"),
+    ]
+}
+
 pub(crate) fn create(
     path: &Path,
     cameras: &[&str],
@@ -36,15 +63,27 @@ pub(crate) fn create_with_config(
     config_text: &str,
 ) -> Result<SessionWriter, SessionFileError> {
     let names: Vec<CameraName> = cameras.iter().map(|name| name.parse().unwrap()).collect();
-    let cameras: Vec<_> = names
+    let controls = controls();
+    let mut cameras: Vec<_> = names
         .iter()
         .map(|name| CameraHeader {
             name,
             layout: PictureLayout::packed(1280, 720, PixelFormat::Yuyv),
             device: "simulated scene, seed 1",
             stamp_source: "monotonic, end of frame, 1 ns",
+            asked: Asked::default(),
+            fps: None,
+            controls: &[],
+            stamp_offset: None,
         })
         .collect();
+    cameras[0] = CameraHeader {
+        asked: Asked { size: Some((1280, 720)), format: Some(PixelFormat::Yuyv), fps: Some(30.0) },
+        fps: Some(29.97),
+        controls: &controls,
+        stamp_offset: Some(STAMP_OFFSET),
+        ..cameras[0]
+    };
     let backend = BackendInfo {
         backend: "cpu",
         device: "any processor".into(),

@@ -99,6 +99,7 @@ pub(crate) struct Source {
     script: Mutex<Script>,
     pace: Pace,
     layout: PictureLayout,
+    is_live: bool,
 }
 
 #[derive(Default)]
@@ -116,7 +117,12 @@ impl Source {
     }
 
     pub(crate) fn with_layout(pace: Pace, layout: PictureLayout) -> Arc<Self> {
-        Arc::new(Self { script: Mutex::default(), pace, layout })
+        Arc::new(Self { script: Mutex::default(), pace, layout, is_live: false })
+    }
+
+    /// A camera that sends frames whether or not anybody asks.
+    pub(crate) fn live() -> Arc<Self> {
+        Arc::new(Self { script: Mutex::default(), pace: Pace::Real, layout: LAYOUT, is_live: true })
     }
 
     /// Puts one more thing on the list.
@@ -159,6 +165,8 @@ impl Source {
             stamps: StampSource::Computed,
             stamp_resolution: Duration::from_nanos(1),
             pace: self.pace,
+            is_live: self.is_live,
+            controls: Vec::new(),
         };
         Ok(Box::new(Device { source: Arc::clone(self), info, clock, frames: 0, last: Timestamp(0) }))
     }
@@ -170,6 +178,7 @@ impl Source {
             open: Arc::new(move |clock| source.open(clock)),
             slots: 4,
             lossless: self.pace == Pace::Lossless,
+            offsets: Arc::default(),
         }
     }
 }
@@ -202,10 +211,6 @@ impl Device {
 }
 
 impl CaptureDevice for Device {
-    fn layout(&self) -> PictureLayout {
-        self.info.layout
-    }
-
     fn describe(&self) -> &DeviceInfo {
         &self.info
     }
@@ -425,6 +430,7 @@ impl Setup {
             expected_participants: None,
             recording: Some(recording),
             restarts: RESTARTS,
+            pipeline_timeout: Duration::from_secs(2),
             ring_dir: dir.path().join("rings"),
             trace_dir: Some(dir.path().join("traces")),
             duration: None,

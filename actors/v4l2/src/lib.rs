@@ -5,6 +5,7 @@
 //! each error names its call and carries the errno.
 #![allow(unsafe_code, reason = "leaf crate for a C interface: ioctl and mmap")]
 
+mod controls;
 mod raw;
 
 use std::ffi::c_void;
@@ -17,6 +18,8 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 use tokio::io::unix::AsyncFd;
+
+pub use controls::{Control, ControlKind, MenuEntry, id, variable_name};
 
 /// A call that failed.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +118,7 @@ pub enum FrameInterval {
     Range(Fraction, Fraction),
 }
 
-/// An open node that does not stream.
+/// An open node.
 #[derive(Debug)]
 pub struct Device {
     fd: OwnedFd,
@@ -249,28 +252,46 @@ impl Device {
         }
     }
 
+    /// Whether another handle has the node's buffers, which is what "streams" means to a driver.
+    ///
+    /// Asks for no buffers, which takes nothing from anybody and is refused while they are another's. Only for a
+    /// handle that does not stream itself, and not for v4l2loopback: its readers share their buffers, so it never
+    /// refuses, and whoever streams is disturbed (VIDIOC_DQBUF with EINVAL, once).
+    ///
+    /// # Errors
+    /// VIDIOC_REQBUFS, with anything but EBUSY.
+    pub fn is_taken(&self) -> Result<bool, Error> {
+        match self.request_buffers(0) {
+            Ok(_) => Ok(false),
+            Err(e) if e.is(rustix::io::Errno::BUSY) => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// How many buffers the driver makes of it.
+    fn request_buffers(&self, count: u32) -> Result<u32, Error> {
+        let mut request =
+            raw::RequestBuffers { count, kind: raw::CAPTURE, memory: raw::MEMORY_MMAP, ..Default::default() };
+        raw::reqbufs(self.fd.as_fd(), &mut request).map_err(|e| Error::new("VIDIOC_REQBUFS", e))?;
+        Ok(request.count)
+    }
+
     /// Maps and queues `buffers` buffers (the driver may make it more or fewer) and starts to stream.
     ///
     /// # Errors
     /// VIDIOC_REQBUFS with EBUSY while another handle streams; VIDIOC_QUERYBUF, `mmap`, VIDIOC_QBUF,
     /// VIDIOC_STREAMON.
     pub fn stream(self, buffers: u32) -> Result<Stream, Error> {
-        let mut request = raw::RequestBuffers {
-            count: buffers,
-            kind: raw::CAPTURE,
-            memory: raw::MEMORY_MMAP,
-            ..Default::default()
-        };
-        raw::reqbufs(self.fd.as_fd(), &mut request).map_err(|e| Error::new("VIDIOC_REQBUFS", e))?;
-        let mut stream = Stream { buffers: Vec::new(), held: None, fd: self.fd };
-        for index in 0..request.count {
+        let count = self.request_buffers(buffers)?;
+        let mut stream = Stream { buffers: Vec::new(), held: None, device: self };
+        for index in 0..count {
             let mut b = Stream::buffer(index);
-            raw::querybuf(stream.fd.as_fd(), &mut b).map_err(|e| Error::new("VIDIOC_QUERYBUF", e))?;
-            stream.buffers.push(Mapping::new(&stream.fd, b.offset, b.length as usize)?);
+            raw::querybuf(stream.as_fd(), &mut b).map_err(|e| Error::new("VIDIOC_QUERYBUF", e))?;
+            stream.buffers.push(Mapping::new(&stream.device.fd, b.offset, b.length as usize)?);
             stream.queue(index)?;
         }
         let kind = raw::CAPTURE as i32;
-        raw::streamon(stream.fd.as_fd(), kind).map_err(|e| Error::new("VIDIOC_STREAMON", e))?;
+        raw::streamon(stream.as_fd(), kind).map_err(|e| Error::new("VIDIOC_STREAMON", e))?;
         Ok(stream)
     }
 }
@@ -302,10 +323,15 @@ pub struct Stream {
     buffers: Vec<Mapping>,
     /// The buffer that was dequeued last, and is ours until it is queued again.
     held: Option<u32>,
-    fd: OwnedFd,
+    device: Device,
 }
 
 impl Stream {
+    /// The node that streams, for its controls.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The stream as a task of the current tokio runtime waits for it: for reading, and for writing,
     /// which is how a fault of the stream shows. Only a stream can be had so: a node that does not
     /// stream yet reports an error all the time. Frames that are there already are thrown away: they
@@ -331,7 +357,7 @@ impl Stream {
     pub fn dequeue(&mut self) -> Result<Option<Frame<'_>>, Error> {
         self.requeue()?;
         let mut b = Self::buffer(0);
-        match raw::dqbuf(self.fd.as_fd(), &mut b).map_err(|e| Error::new("VIDIOC_DQBUF", e)) {
+        match raw::dqbuf(self.as_fd(), &mut b).map_err(|e| Error::new("VIDIOC_DQBUF", e)) {
             Err(e) if e.is(rustix::io::Errno::AGAIN) => return Ok(None),
             other => other?,
         }
@@ -361,7 +387,7 @@ impl Stream {
     }
 
     fn queue(&self, index: u32) -> Result<(), Error> {
-        raw::qbuf(self.fd.as_fd(), &mut Self::buffer(index)).map_err(|e| Error::new("VIDIOC_QBUF", e))
+        raw::qbuf(self.as_fd(), &mut Self::buffer(index)).map_err(|e| Error::new("VIDIOC_QBUF", e))
     }
 
     fn buffer(index: u32) -> raw::Buffer {
@@ -371,13 +397,13 @@ impl Stream {
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.device.fd.as_fd()
     }
 }
 
 impl AsRawFd for Stream {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.device.fd.as_raw_fd()
     }
 }
 
@@ -385,7 +411,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // It fails on a camera that is gone, where nothing is left to stop. Buffers are unmapped and the
         // node closed after this.
-        raw::streamoff(self.fd.as_fd(), raw::CAPTURE as i32).ok();
+        raw::streamoff(self.as_fd(), raw::CAPTURE as i32).ok();
     }
 }
 

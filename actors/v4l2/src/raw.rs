@@ -3,6 +3,7 @@
 //! Sizes, and so the calls' numbers, are checked when this is compiled. Only 64-bit targets.
 
 use std::os::fd::BorrowedFd;
+use std::ptr;
 
 use rustix::io::{Result, retry_on_intr};
 use rustix::ioctl::{Setter, Updater, ioctl, opcode};
@@ -21,6 +22,13 @@ pub(crate) const FLAG_TIMESTAMP_MASK: u32 = 0x0000_e000;
 pub(crate) const FLAG_TIMESTAMP_MONOTONIC: u32 = 0x0000_2000;
 pub(crate) const FLAG_TSTAMP_SRC_MASK: u32 = 0x0007_0000;
 pub(crate) const FLAG_TSTAMP_SRC_SOE: u32 = 0x0001_0000;
+pub(crate) const CTRL_FLAG_NEXT_CTRL: u32 = 0x8000_0000;
+pub(crate) const CTRL_FLAG_DISABLED: u32 = 0x0001;
+pub(crate) const CTRL_FLAG_GRABBED: u32 = 0x0002;
+pub(crate) const CTRL_FLAG_READ_ONLY: u32 = 0x0004;
+pub(crate) const CTRL_FLAG_INACTIVE: u32 = 0x0010;
+pub(crate) const CTRL_FLAG_WRITE_ONLY: u32 = 0x0040;
+pub(crate) const CTRL_FLAG_HAS_PAYLOAD: u32 = 0x0100;
 
 /// `struct v4l2_capability`
 #[repr(C)]
@@ -150,6 +158,76 @@ pub(crate) struct Buffer {
     pub(crate) padding_end: u32,
 }
 
+/// `struct v4l2_query_ext_ctrl`
+#[repr(C)]
+pub(crate) struct QueryControl {
+    pub(crate) id: u32,
+    pub(crate) kind: u32,
+    pub(crate) name: [u8; 32],
+    pub(crate) minimum: i64,
+    pub(crate) maximum: i64,
+    pub(crate) step: u64,
+    pub(crate) default: i64,
+    pub(crate) flags: u32,
+    pub(crate) elem_size: u32,
+    pub(crate) elems: u32,
+    pub(crate) nr_of_dims: u32,
+    pub(crate) dims: [u32; 4],
+    pub(crate) reserved: [u32; 32],
+}
+
+impl QueryControl {
+    pub(crate) fn after(id: u32) -> Self {
+        Self {
+            id: id | CTRL_FLAG_NEXT_CTRL,
+            kind: 0,
+            name: [0; 32],
+            minimum: 0,
+            maximum: 0,
+            step: 0,
+            default: 0,
+            flags: 0,
+            elem_size: 0,
+            elems: 0,
+            nr_of_dims: 0,
+            dims: [0; 4],
+            reserved: [0; 32],
+        }
+    }
+}
+
+/// `struct v4l2_querymenu`; `name` is the member of its union for menus, whose first 8 bytes are the number of
+/// an entry of an integer menu. The kernel packs it, which changes nothing for bytes.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct QueryMenu {
+    pub(crate) id: u32,
+    pub(crate) index: u32,
+    pub(crate) name: [u8; 32],
+    pub(crate) reserved: u32,
+}
+
+/// `struct v4l2_ext_control`, which the kernel packs; `value` is the member of its union for one number. A
+/// 32-bit value is its first half, and it is aligned to 4.
+#[repr(C, packed(4))]
+struct ExtControl {
+    id: u32,
+    size: u32,
+    reserved: u32,
+    value: i64,
+}
+
+/// `struct v4l2_ext_controls`, for one control.
+#[repr(C)]
+struct ExtControls {
+    which: u32,
+    count: u32,
+    error_index: u32,
+    request_fd: i32,
+    reserved: u32,
+    controls: *mut ExtControl,
+}
+
 const _: () = assert!(size_of::<usize>() == 8, "the structures are those of 64-bit kernels");
 
 /// One call: a safe function over an ioctl that reads and writes one structure. The number as the
@@ -181,8 +259,10 @@ call!(qbuf, read_write, 15, 0xc058_560f, Buffer);
 call!(dqbuf, read_write, 17, 0xc058_5611, Buffer);
 call!(g_parm, read_write, 21, 0xc0cc_5615, StreamParameters);
 call!(s_parm, read_write, 22, 0xc0cc_5616, StreamParameters);
+call!(query_menu, read_write, 37, 0xc02c_5625, QueryMenu);
 call!(enum_framesizes, read_write, 74, 0xc02c_564a, FrameSizes);
 call!(enum_frameintervals, read_write, 75, 0xc034_564b, FrameIntervals);
+call!(query_control, read_write, 103, 0xc0e8_5667, QueryControl);
 
 pub(crate) fn streamon(fd: BorrowedFd<'_>, kind: i32) -> Result<()> {
     const OPCODE: rustix::ioctl::Opcode = opcode::write::<i32>(b'V', 18);
@@ -200,4 +280,36 @@ pub(crate) fn streamoff(fd: BorrowedFd<'_>, kind: i32) -> Result<()> {
     let set = unsafe { Setter::<OPCODE, i32>::new(kind) };
     // SAFETY: as above.
     unsafe { ioctl(fd, set) }
+}
+
+/// Reads a control (`value` is `None`) or sets it, and returns the driver's value: 64 bits, of which a control of
+/// 32 bits uses the lower ones.
+pub(crate) fn ext_control(fd: BorrowedFd<'_>, id: u32, value: Option<i64>) -> Result<i64> {
+    const GET: rustix::ioctl::Opcode = opcode::read_write::<ExtControls>(b'V', 71);
+    const SET: rustix::ioctl::Opcode = opcode::read_write::<ExtControls>(b'V', 72);
+    const _: () = assert!(GET == 0xc020_5647 && SET == 0xc020_5648 && size_of::<ExtControl>() == 20);
+    let mut control = ExtControl { id, size: 0, reserved: 0, value: value.unwrap_or(0) };
+    let mut controls = ExtControls {
+        which: 0, // V4L2_CTRL_WHICH_CUR_VAL: of any class
+        count: 1,
+        error_index: 0,
+        request_fd: 0,
+        reserved: 0,
+        controls: ptr::from_mut(&mut control),
+    };
+    retry_on_intr(|| match value {
+        None => {
+            // SAFETY: the structure is the kernel's, its size is in the call's number.
+            let update = unsafe { Updater::<GET, ExtControls>::new(&mut controls) };
+            // SAFETY: `controls` points at as many controls as it says, one, which outlives the call.
+            unsafe { ioctl(fd, update) }
+        }
+        Some(_) => {
+            // SAFETY: as above.
+            let update = unsafe { Updater::<SET, ExtControls>::new(&mut controls) };
+            // SAFETY: as above.
+            unsafe { ioctl(fd, update) }
+        }
+    })?;
+    Ok(control.value)
 }

@@ -61,6 +61,8 @@ def check_like_inspect(session: Session, told: dict[str, Any]) -> None:
     assert session.duration == pytest.approx(told["duration_s"])
     for camera, facts in zip(session.cameras.values(), told["cameras"], strict=True):
         assert (camera.name, camera.width, camera.height) == (facts["name"], facts["width"], facts["height"])
+        assert (camera.asked, camera.fps, camera.controls) == (facts["asked"], facts["fps"], facts["controls"])
+        assert not camera.calibrated and facts["stamp_offset"] is None
         counts = len(camera.frames), len(camera.results), len(camera.faces)
         assert counts == (facts["frames"], facts["analysed"], facts["faces"])
 
@@ -76,6 +78,103 @@ def test_an_ended_session_is_as_inspect_says(ended: Path) -> None:
         assert abs(session.utc_start.timestamp() - session.utc_start_ns / 1e9) < 1e-5
         assert json.loads(told["stop"]["verdict"]) == session.stop["data"]
         assert session.stop["utc_ns"] == told["stop"]["utc_ns"]
+
+
+def test_quality_is_as_inspect_says(ended: Path) -> None:
+    told = inspect(ended)["quality"]
+    with youquanti.load(ended) as session:
+        assert session.quality.keys() == told.keys() == session.cameras.keys()
+        for source, items in session.quality.items():
+            assert items.keys() == told[source].keys()
+            for item, series in items.items():
+                assert series["time_ns"].tolist() == told[source][item]["time_ns"]
+                assert series["value"].tolist() == told[source][item]["value"]
+                assert np.array_equal(series["time"], session.seconds(series["time_ns"]))
+        # Of 90 lossless frames: exact intervals, and received the moment they are stamped.
+        for camera, fps in zip(session.cameras.values(), (20, 10), strict=True):
+            total = {item: series["value"].sum() for item, series in camera.quality.items()}
+            assert (total["frames"], total["driver_lost"], total["stamps_replaced"]) == (90, 0, 0)
+            assert camera.quality["interval_mean_s"]["value"] == pytest.approx(1 / fps)
+            assert np.all(camera.quality["interval_jitter_s"]["value"] < 1e-9)
+            assert np.all(camera.quality["delay_mean_s"]["value"] == 0)
+
+
+def append(file: h5py.File, table: str, rows: list[Any]) -> None:
+    """Appends rows to a table and commits them, as the program would."""
+    dataset = file[table]
+    dataset.resize(len(dataset) + len(rows), axis=0)
+    dataset[-len(rows) :] = np.array(rows, dataset.dtype)
+    column = [name.decode() for name in file["committed"].attrs["columns"]].index(f"/{table}")
+    row = file["committed"][-1]
+    row[column] = len(dataset)
+    file["committed"][-1] = row
+
+
+def test_the_newest_row_of_a_gap_counts(ended: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "gaps.h5"
+    copy.write_bytes(ended.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        start = int(file.attrs["clock_start"])
+        texts = [b'{"cause":"unplugged","missed":null}', b'{"cause":"unplugged","missed":29}']
+        offset = len(file["text"])
+        append(file, "text", list(texts[0] + texts[1]))
+        places = [(offset, len(texts[0])), (offset + len(texts[0]), len(texts[1]))]
+        first, second, other = start + 10**9, start + 3 * 10**9, start + 10**9
+        append(
+            file,
+            "gaps",
+            [
+                (first, 0, *places[0], b"left", b"unplugged"),
+                (other, 0, *places[0], b"right", b"unplugged"),
+                (first, first + 10**9, *places[1], b"left", b"unplugged"),
+                (second, 0, *places[0], b"left", b"unplugged"),
+            ],
+        )
+    told = inspect(copy)["gaps"]
+    with youquanti.load(copy) as session:
+        found = [(gap["source"], gap["time"], gap["end"], gap["data"]["missed"]) for gap in session.gaps]
+        assert found == [("left", 1.0, 2.0, 29), ("right", 1.0, None, None), ("left", 3.0, None, None)]
+        assert [(gap["source"], gap["time_ns"], gap["end_ns"]) for gap in session.gaps] == [
+            (gap["source"], gap["start_ns"], gap["end_ns"]) for gap in told
+        ]
+    summary = python("-m", "youquanti", copy).stdout
+    assert "3 gaps" in summary
+    assert "gap in left from 1.000 s to 2.000 s: unplugged" in summary
+    assert "gap in right from 1.000 s on, still away: unplugged" in summary
+
+
+def test_the_offset_of_stamps_is_subtracted(ended: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "calibrated.h5"
+    copy.write_bytes(ended.read_bytes())
+    figures = {"mean_s": 0.013, "rms_s": 0.001, "median_s": 0.0125, "p05_s": 0.011, "p95_s": 0.015}
+    counts = {"count": np.uint32(200), "measured_utc": np.int64(1_767_225_600_000_000_001)}
+    with h5py.File(copy, "r+") as file:
+        left = file["cameras/left"].attrs
+        left["calibrated"] = np.uint8(1)
+        for name, value in (figures | counts).items():
+            left[f"stamp_offset_{name}"] = value
+    told = inspect(copy)["cameras"]
+    with youquanti.load(copy) as session:
+        left, right = session.cameras.values()
+        assert left.calibrated and left.stamp_offset is not None
+        assert left.stamp_offset._asdict() == told[0]["stamp_offset"]
+        assert left.stamp_offset_s == 0.0125
+        assert np.array_equal(left.light_time(left.frames["time"]), left.frames["time"] - 0.0125)
+        assert (right.calibrated, right.stamp_offset_s, told[1]["stamp_offset"]) == (False, None, None)
+        with pytest.raises(ValueError, match="camera 'right' was never measured"):
+            right.light_time(right.frames["time"])
+
+
+def test_files_of_earlier_builds_lack_what_was_not_written_then(ended: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "earlier.h5"
+    copy.write_bytes(ended.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        for name in ("asked", "fps", "controls", "calibrated"):
+            del file["cameras/left"].attrs[name]
+    with youquanti.load(copy) as session:
+        left = session.cameras["left"]
+        assert (left.fps, left.controls, left.calibrated) == (None, [], False)
+        assert left.asked == {"size": None, "format": None, "fps": None}
 
 
 def test_every_frame_and_face_of_an_ended_session_is_there(ended: Path) -> None:
@@ -289,7 +388,7 @@ def test_the_summary(ended: Path) -> None:
 
 
 def test_the_examples_of_the_readme_run(ended: Path, tmp_path: Path, readme_examples: list[str]) -> None:
-    assert len(readme_examples) == 3
+    assert len(readme_examples) == 4
     (tmp_path / "session.h5").symlink_to(ended)
     for example in readme_examples:
         run = python("-c", example, folder=tmp_path)

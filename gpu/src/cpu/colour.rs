@@ -202,15 +202,18 @@ pub struct Jpeg {
 
 impl Jpeg {
     /// Decodes a picture to RGB24 in this decoder's own buffer. Nothing is allocated here for a size
-    /// seen before; the decoder's library allocates as it likes.
+    /// seen before; the decoder's library allocates as it likes. A picture that ends early is an error; bytes
+    /// after its end, with which cameras fill their packets, are not. Bytes that are wrong or missing within it cannot
+    /// be noticed.
     ///
     /// # Errors
     /// [`ColourError::Jpeg`] and [`ColourError::JpegSize`].
     pub fn decode(&mut self, picture: &Picture<'_>) -> Result<Picture<'_>, ColourError> {
         let jpeg = with_huffman_tables(picture.bytes, &mut self.completed);
         let failed = |error: zune_jpeg::errors::DecodeErrors| ColourError::Jpeg(error.to_string());
+        // Otherwise a JPEG that ends early is decoded without a word, grey from there on.
         let options =
-            DecoderOptions::default().jpeg_set_out_colorspace(ColorSpace::RGB).set_strict_mode(false);
+            DecoderOptions::default().jpeg_set_out_colorspace(ColorSpace::RGB).set_strict_mode(true);
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(jpeg), options);
         decoder.decode_headers().map_err(failed)?;
         let is = decoder.dimensions().unwrap_or_default();
@@ -311,3 +314,34 @@ static STANDARD_HUFFMAN_TABLES: [HuffmanTable; 4] = [
         ],
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jpeg_that_is_not_whole_is_no_picture() {
+        let (width, height) = (320, 240);
+        let pixels: Vec<u8> = (0..width * height * 3).map(|i: u32| (i.wrapping_mul(i) >> 7) as u8).collect();
+        let mut jpeg = Vec::new();
+        let encoder = jpeg_encoder::Encoder::new(&mut jpeg, 85);
+        encoder.encode(&pixels, width as u16, height as u16, jpeg_encoder::ColorType::Rgb).unwrap();
+        let layout = PictureLayout::packed(width, height, PixelFormat::Mjpg);
+        let mut decoder = Jpeg::default();
+        let mut check = |what: &str, bytes: &[u8], is_picture: bool| {
+            let decoded = decoder.decode(&Picture { layout, bytes });
+            assert_eq!(decoded.is_ok(), is_picture, "{what}: {:?}", decoded.err());
+        };
+        check("whole", &jpeg, true);
+        check("zeros after its end", &[&jpeg[..], &[0; 3000]].concat(), true);
+        check("other bytes after its end", &[&jpeg[..], &[0xaa; 30]].concat(), true);
+        check("a third of it", &jpeg[..jpeg.len() / 3], false);
+        check("half of it", &jpeg[..jpeg.len() / 2], false);
+        check("all but the last 200 bytes", &jpeg[..jpeg.len() - 200], false);
+        check("its head", &jpeg[..200], false);
+        let noise = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 24) as u8;
+        check("noise", &(0..jpeg.len()).map(noise).collect::<Vec<_>>(), false);
+        check("noise with the mark of a JPEG", &[&[0xff, 0xd8][..], &jpeg[jpeg.len() / 2..]].concat(), false);
+        check("nothing", &[], false);
+    }
+}

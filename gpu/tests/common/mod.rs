@@ -5,6 +5,7 @@
 
 pub(crate) mod conformance;
 pub(crate) mod golden;
+pub(crate) mod random;
 pub(crate) mod scene;
 
 use youquanti_gpu::testing::OwnedFrame;

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from .session import Camera, Session, SessionError, load
+from .session import Camera, Row, Session, SessionError, load
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,8 +33,14 @@ def summary(session: Session) -> list[str]:
         *(_camera_line(camera) for camera in session.cameras.values()),
         *(_participant_line(session, number, name) for number, name in session.participant_names.items()),
         f"  {len(session.events)} events, {len(session.markers)} markers, {len(session.gaps)} gaps",
+        *(_gap_line(gap) for gap in session.gaps),
         *_loss_lines(session),
     ]
+
+
+def _gap_line(gap: Row) -> str:
+    until = "on, still away" if gap["end"] is None else f"to {gap['end']:.3f} s"
+    return f"  gap in {gap['source']} from {gap['time']:.3f} s {until}: {gap['cause']}"
 
 
 def _loss_lines(session: Session) -> list[str]:

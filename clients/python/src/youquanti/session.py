@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -46,6 +46,23 @@ class FrameFlags(enum.IntFlag):
     DAMAGED = 1 << 3
     #: No memory was free for the picture; no face was looked for.
     NO_SLOT = 1 << 4
+
+
+class StampOffset(NamedTuple):
+    """Measured offset of a camera's stamps: stamp minus the middle of the exposure, seconds. Subtract it."""
+
+    mean_s: float
+    #: Root of the mean square around the mean.
+    rms_s: float
+    median_s: float
+    #: 5th percentile.
+    p05_s: float
+    #: 95th percentile.
+    p95_s: float
+    #: Single measurements that these figures come from.
+    count: int
+    #: When it was measured, nanoseconds since 1970.
+    measured_at_utc_ns: int
 
 
 class Rows:
@@ -135,6 +152,52 @@ class Camera:
         self.device = _text(group.attrs["device"])
         #: Whose clock the stamps are of, and which instant they name.
         self.stamp_source = _text(group.attrs["stamp_source"])
+        #: Frames a second as the camera declared them; None if it was never opened.
+        self.fps: float | None = float(group.attrs["fps"]) if "fps" in group.attrs else None
+        #: What was asked of it: size [width, height], format, fps; None was left to the camera.
+        self.asked: Row = json.loads(group.attrs.get("asked", '{"size": null, "format": null, "fps": null}'))
+        #: Its controls when it was opened, each with name, asked (None: left as it was) and got.
+        self.controls: list[Row] = json.loads(group.attrs.get("controls", "[]"))
+        #: How much later than the light its stamps are, None if that was never measured; see `light_time`.
+        self.stamp_offset = _stamp_offset(group.attrs)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the offset of its stamps was measured, for this device in this mode."""
+        return self.stamp_offset is not None
+
+    @property
+    def stamp_offset_s(self) -> float | None:
+        """Stamp minus light in seconds, the median of what was measured; None if it never was."""
+        return None if self.stamp_offset is None else self.stamp_offset.median_s
+
+    def light_time(self, time: Any) -> Any:
+        """When the light of a frame fell on the sensor, seconds since the session's start: `time`, of frames,
+        results or faces, minus `stamp_offset_s`. Stamps in the file are as the driver gave them.
+
+        Raises `ValueError` if the offset was never measured.
+        """
+        if self.stamp_offset_s is None:
+            raise ValueError(
+                f"the offset of camera {self.name!r} was never measured: see `youquanti calibrate`"
+            )
+        return time - self.stamp_offset_s
+
+    @property
+    def quality(self) -> Mapping[str, NDArray[Any]]:
+        """Its clock health over time, by item: structured arrays [n] of time, time_ns, value.
+
+        Each minute, and the session's end, has a value for the time since the one before; `time` is the end of it.
+        Where too few frames came there is none.
+
+        frames, driver_lost, stamps_replaced            counts
+        interval_mean_s, interval_jitter_s (standard deviation), interval_max_s
+        delay_mean_s, delay_min_s, delay_std_s          receipt minus stamp
+        clock_drift_ppm                                 by how much the driver's clock gains on the machine's
+        phase_to:<camera>_s, phase_spread_to:<camera>_s stamps minus those of the first camera of the same rate,
+                                                        circular within half a period; positive: this one is later
+        """
+        return self._session.quality.get(self.name, {})
 
     @cached_property
     def frames(self) -> NDArray[Any]:
@@ -309,11 +372,17 @@ class Session:
 
     @cached_property
     def gaps(self) -> list[Row]:
-        """Spans without a source, in the order of their ends: time, end, time_ns, end_ns, source, cause, data.
+        """Spans without a source, as they were noticed: time, end, time_ns, end_ns, source, cause, data.
 
-        A gap is written when it ends: one that lasted to the session's end is not among them.
+        `end` and `end_ns` are None if the source was still away when the newest rows were committed. `data` has
+        the cause in full, noticed_ns, last_good_ns, first_missing_seq, and missed: the frames that would have come.
         """
-        return [row | {"end": self.seconds(row["end_ns"])} for row in self._table("/gaps")]
+        newest = {}
+        for row in self._table("/gaps"):
+            end_ns = row["end_ns"] or None
+            end = None if end_ns is None else self.seconds(end_ns)
+            newest[row["source"], row["time_ns"]] = row | {"end": end, "end_ns": end_ns}
+        return list(newest.values())
 
     @cached_property
     def ledger(self) -> list[Row]:
@@ -326,9 +395,20 @@ class Session:
         return list(newest.values())
 
     @cached_property
-    def quality(self) -> list[Row]:
-        """Measures over time: time, time_ns, value, source, item."""
-        return self._table("/quality")
+    def quality(self) -> Mapping[str, Mapping[str, NDArray[Any]]]:
+        """Measures over time, by source and item: structured arrays [n] of time, time_ns, value.
+
+        Those of a camera are in its own `quality` too, where their meaning stands.
+        """
+        rows = self._timed("/quality", "time_ns")
+        quality: dict[str, dict[str, NDArray[Any]]] = {}
+        for source in np.unique(rows["source"]):
+            of_source = rows[rows["source"] == source]
+            quality[_text(source)] = {
+                _text(item): of_source[of_source["item"] == item][["time", "time_ns", "value"]]
+                for item in np.unique(of_source["item"])
+            }
+        return quality
 
     @cached_property
     def clock(self) -> NDArray[Any]:
@@ -371,7 +451,8 @@ class Session:
     def _timed(self, path: str, column: str) -> NDArray[Any]:
         """A whole table, with a column `time` in front."""
         rows = self._rows(path)[:]
-        out = np.empty(len(rows), [("time", "f8"), *rows.dtype.descr])
+        columns = ((name, rows.dtype[name]) for name in rows.dtype.names)
+        out = np.empty(len(rows), [("time", "f8"), *columns])
         for name in rows.dtype.names:
             out[name] = rows[name]
         out["time"] = self.seconds(rows[column])
@@ -441,6 +522,15 @@ def _read_committed(file: h5py.File) -> dict[str, int]:
         raise SessionError(f"{file.filename} is not a session file: nothing was ever committed to it")
     columns = [_text(column) for column in committed.attrs["columns"]]
     return {column: int(count) for column, count in zip(columns, committed[-1], strict=True)}
+
+
+def _stamp_offset(attributes: h5py.AttributeManager) -> StampOffset | None:
+    if not attributes.get("calibrated", 0):
+        return None
+    figures = (float(attributes[f"stamp_offset_{name}"]) for name in StampOffset._fields[:5])
+    return StampOffset(
+        *figures, int(attributes["stamp_offset_count"]), int(attributes["stamp_offset_measured_utc"])
+    )
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,634 @@
+//! From how bright a camera saw the coded screen to the offset of its stamps.
+//!
+//! Owns the model and the fit: the brightness of a frame with stamp s is black + (white − black) · the share of the exposure
+//! [s − d − e/2, s − d + e/2] in which the code is white, where d is the offset and e the exposure. Pure: no device, no clock.
+//!
+//! With a rolling shutter the mean over a part of the picture is the mean over its lines: d is then the offset of the middle
+//! line of that part, and e holds the time in which its lines are read, too. A camera's gamma curve and a screen that falls
+//! slower than it rises move rising and falling changes against each other and cancel in d, of which there are equally many.
+
+use youquanti_models::{Timestamp, UtcNanos};
+
+use super::StampOffset;
+use super::code::{BIT, PERIOD, next_change, white_share};
+
+/// Parts into which pictures are divided in each direction.
+pub const GRID: usize = 8;
+
+/// Mean luminance, 0 to 255, of each part of a picture, row by row.
+pub type Parts = [f32; GRID * GRID];
+
+/// How bright a frame was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// The frame's stamp.
+    pub stamp: Timestamp,
+    /// Mean luminance, 0 to 255.
+    pub luma: f32,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// The offset. Its count is that of changes of the screen. A change that no exposure saw half done proves only between
+    /// which bounds the offset is: it counts with the point next to that of all changes together, so that the spread is
+    /// what was proven, not the time between frames.
+    pub offset: StampOffset,
+    /// How well the mean is known: standard error, seconds. About the time between frames over the number of changes
+    /// for a very short exposure, less for a long one.
+    pub standard_error_s: f64,
+    /// Effective exposure, seconds: with what it takes to read the part's lines, and distorted by gamma.
+    pub exposure_s: f64,
+    /// White minus black, levels of 255.
+    pub contrast: f64,
+    /// Correlation of the brightness with the code, −1 to 1.
+    pub correlation: f64,
+    /// Frames that were used.
+    pub frames: usize,
+    /// Their median rate, a second.
+    pub fps: f64,
+}
+
+/// Why no offset was found.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum EstimateError {
+    /// Not enough was seen.
+    #[error("{frames} frames of {seconds:.1} s show too little of the code: measure for {} s at least", SHORTEST.as_secs())]
+    TooShort {
+        /// Frames there are.
+        frames: usize,
+        /// From the first to the last, seconds.
+        seconds: f64,
+    },
+    /// Frames are further apart than the code allows.
+    #[error("{fps:.1} frames a second are too few to see the code: choose a rate of 8 or more")]
+    TooSlow {
+        /// Median rate.
+        fps: f64,
+    },
+    /// The picture hardly changes.
+    #[error(
+        "the picture changes by {contrast:.1} of 255 levels only, {LEAST_CONTRAST} are needed: point the camera at the flashing \
+         screen, closer, in a darker room, and fix its exposure so that white is not far too bright"
+    )]
+    LowContrast {
+        /// White minus black, levels of 255.
+        contrast: f64,
+    },
+    /// The picture changes, but not as the code does.
+    #[error(
+        "the picture changes, but not as the code does (correlation {correlation:.2}, {LEAST_CORRELATION} is needed): \
+         see that the screen flashes, fills the picture, and that nothing else there flickers or moves"
+    )]
+    NotFound {
+        /// The best of all offsets, −1 to 1.
+        correlation: f64,
+    },
+}
+
+/// Shortest measurement.
+pub const SHORTEST: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Least difference of white and black, levels of 255.
+const LEAST_CONTRAST: f64 = 8.0;
+
+/// Least correlation. Chance, with the best of all offsets, reaches 0.3 in 15 s.
+const LEAST_CORRELATION: f64 = 0.6;
+
+/// Longest time between frames, as a share of a bit.
+const LONGEST_INTERVAL: f64 = 0.6;
+
+/// Time around a frame in which black and white levels are sought: longer than the code goes without either.
+const LEVELS_WITHIN_S: f64 = 2.5;
+
+/// Offsets of the first search are this far apart.
+const COARSE_STEP_S: f64 = 0.004;
+
+/// Offsets of the fit are this far apart.
+const FINE_STEP_S: f64 = 0.0001;
+
+/// Exposures of the fit: this many steps up to the time between frames, and a quarter beyond for a rolling shutter.
+const EXPOSURE_STEPS: usize = 24;
+
+/// Noise of the brightness below which the fit does not trust itself, as a share of the contrast.
+const LEAST_NOISE: f64 = 0.02;
+
+/// The series of the part of the picture that flashes: the mean of the parts that change at least half as much as the one that
+/// changes most.
+pub fn flashing_part(frames: &[(Timestamp, Parts)]) -> Vec<Sample> {
+    let swings: Vec<f64> = (0..GRID * GRID)
+        .map(|part| swing(frames.iter().map(|(_, parts)| f64::from(parts[part])).collect()))
+        .collect();
+    let least = swings.iter().fold(0.0, |most, &swing| f64::max(most, swing)) / 2.0;
+    let flashing: Vec<usize> = (0..GRID * GRID).filter(|&part| swings[part] >= least).collect();
+    let mean = |parts: &Parts| flashing.iter().map(|&part| parts[part]).sum::<f32>() / flashing.len() as f32;
+    frames.iter().map(|(stamp, parts)| Sample { stamp: *stamp, luma: mean(parts) }).collect()
+}
+
+/// By how much a series changes, levels of 255: its 95th minus its 5th percentile.
+pub fn contrast(series: &[Sample]) -> f64 {
+    swing(series.iter().map(|sample| f64::from(sample.luma)).collect())
+}
+
+/// Finds the offset in a series whose stamps ascend. All offsets from −13 to 13 s are tried; beyond, the code is ambiguous.
+///
+/// # Errors
+/// See [`EstimateError`], each of which says what to do.
+pub fn estimate(series: &[Sample], measured_at: UtcNanos) -> Result<Estimate, EstimateError> {
+    let (Some(first), Some(last)) = (series.first(), series.last()) else {
+        return Err(EstimateError::TooShort { frames: 0, seconds: 0.0 });
+    };
+    let seconds = last.stamp.saturating_since(first.stamp).as_secs_f64();
+    let intervals =
+        series.windows(2).map(|pair| pair[1].stamp.saturating_since(pair[0].stamp).as_secs_f64()).collect();
+    let interval = quantile(sorted(intervals), 0.5);
+    if seconds < SHORTEST.as_secs_f64() {
+        return Err(EstimateError::TooShort { frames: series.len(), seconds });
+    }
+    if interval > LONGEST_INTERVAL * BIT.as_secs_f64() {
+        return Err(EstimateError::TooSlow { fps: 1.0 / interval });
+    }
+    let contrast = contrast(series);
+    if contrast < LEAST_CONTRAST {
+        return Err(EstimateError::LowContrast { contrast });
+    }
+    let (near, correlation) = search(&frames_of(series, &rough_levels(series)), interval);
+    if correlation < LEAST_CORRELATION {
+        return Err(EstimateError::NotFound { correlation });
+    }
+    let frames = frames_of(series, &levels(series, near, interval));
+    let fit = fit(&frames, near, interval);
+    let single = sorted(changes(series, &frames, &fit, interval));
+    if single.is_empty() {
+        return Err(EstimateError::TooShort { frames: series.len(), seconds });
+    }
+    let count = single.len() as f64;
+    let mean_s = single.iter().sum::<f64>() / count;
+    let rms_s = (single.iter().map(|offset| (offset - mean_s).powi(2)).sum::<f64>() / count).sqrt();
+    Ok(Estimate {
+        offset: StampOffset {
+            mean_s,
+            rms_s,
+            median_s: quantile_of(&single, 0.5),
+            p05_s: quantile_of(&single, 0.05),
+            p95_s: quantile_of(&single, 0.95),
+            count: u32::try_from(single.len()).unwrap_or(u32::MAX),
+            measured_at_utc_ns: measured_at.0,
+        },
+        standard_error_s: fit.offset_error_s.hypot(rms_s / count.sqrt()),
+        exposure_s: fit.exposure_s,
+        contrast,
+        correlation,
+        frames: series.len(),
+        fps: 1.0 / interval,
+    })
+}
+
+/// A frame as the model sees it.
+#[derive(Clone, Copy)]
+struct Frame {
+    /// Stamp, nanoseconds.
+    stamp: i64,
+    /// Brightness between the black level, 0, and the white level, 1.
+    lit: f64,
+}
+
+impl Frame {
+    /// Brightness by the model, for an offset and an exposure in seconds.
+    fn expected(&self, offset: f64, exposure: f64) -> f64 {
+        let (middle, half) = (self.stamp - nanos(offset), nanos(exposure / 2.0));
+        white_share(middle - half, middle + half)
+    }
+}
+
+fn nanos(seconds: f64) -> i64 {
+    (seconds * 1e9).round() as i64
+}
+
+/// Black and white level at the time of each frame.
+type Levels = Vec<(f64, f64)>;
+
+fn frames_of(series: &[Sample], levels: &Levels) -> Vec<Frame> {
+    let frames = series.iter().zip(levels).map(|(sample, &(black, white))| {
+        let lit = (f64::from(sample.luma) - black) / (white - black).max(1e-3);
+        Frame { stamp: sample.stamp.0 as i64, lit: lit.clamp(-0.5, 1.5) }
+    });
+    frames.collect()
+}
+
+/// Indices of the frames within [`LEVELS_WITHIN_S`] of each frame.
+fn surroundings(series: &[Sample]) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let within = std::time::Duration::from_secs_f64(LEVELS_WITHIN_S);
+    let (mut from, mut to) = (0, 0);
+    series.iter().map(move |sample| {
+        while series[from].stamp + within < sample.stamp {
+            from += 1;
+        }
+        while to < series.len() && series[to].stamp <= sample.stamp + within {
+            to += 1;
+        }
+        from..to
+    })
+}
+
+/// Levels before anything is known: around each frame, the 10th and 90th percentile.
+fn rough_levels(series: &[Sample]) -> Levels {
+    surroundings(series)
+        .map(|around| {
+            let luma = sorted(series[around].iter().map(|sample| f64::from(sample.luma)).collect());
+            (quantile_of(&luma, 0.1), quantile_of(&luma, 0.9))
+        })
+        .collect()
+}
+
+/// Levels once the offset is roughly known: lines through those frames around each that saw nothing but black, or nothing
+/// but white. They follow a camera that adjusts itself.
+fn levels(series: &[Sample], near: f64, interval: f64) -> Levels {
+    let margin = interval + COARSE_STEP_S;
+    let states: Vec<f64> = series
+        .iter()
+        .map(|sample| Frame { stamp: sample.stamp.0 as i64, lit: 0.0 }.expected(near, interval + margin))
+        .collect();
+    let states = &states;
+    let certain = |range: std::ops::Range<usize>, state: f64| {
+        let frames = range.filter(move |&k| states[k] == state);
+        frames.map(|k| (series[k].stamp.0 as f64 * 1e-9, f64::from(series[k].luma)))
+    };
+    let overall = |state| {
+        let luma = sorted(certain(0..series.len(), state).map(|(_, luma)| luma).collect());
+        quantile_of(&luma, 0.5)
+    };
+    let (black, white) = (overall(0.0), overall(1.0));
+    let around = surroundings(series).zip(series);
+    around
+        .map(|(around, sample)| {
+            let at = sample.stamp.0 as f64 * 1e-9;
+            (
+                line_at(at, certain(around.clone(), 0.0)).unwrap_or(black),
+                line_at(at, certain(around, 1.0)).unwrap_or(white),
+            )
+        })
+        .collect()
+}
+
+/// The value at `at` of the line that fits the points best in the sense of least squares; `None` of fewer than three.
+fn line_at(at: f64, points: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
+    let (mut n, mut x, mut y, mut xx, mut xy) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    for (px, py) in points.map(|(px, py)| (px - at, py)) {
+        n += 1.0;
+        x += px;
+        y += py;
+        xx += px * px;
+        xy += px * py;
+    }
+    let scale = n * xx - x * x;
+    (n > 2.0 && scale > 0.0).then(|| (y * xx - x * xy) / scale)
+}
+
+/// The offset of all that correlates best, and its correlation.
+fn search(frames: &[Frame], interval: f64) -> (f64, f64) {
+    const ENOUGH: usize = 1500;
+    let some: Vec<Frame> = frames.iter().step_by(frames.len().div_ceil(ENOUGH)).copied().collect();
+    let half = (PERIOD.as_secs_f64() / 2.0 / COARSE_STEP_S) as i64;
+    let offsets = (-half..half).map(|step| step as f64 * COARSE_STEP_S);
+    let tried = offsets.map(|offset| {
+        let pairs = some.iter().map(|frame| (frame.lit, frame.expected(offset, interval / 2.0)));
+        (offset, correlation(pairs))
+    });
+    tried.fold((0.0, -1.0), |best, now| if now.1 > best.1 { now } else { best })
+}
+
+fn correlation(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
+    let (mut n, mut x, mut y, mut xx, mut yy, mut xy) = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0);
+    for (a, b) in pairs {
+        n += 1.0;
+        x += a;
+        y += b;
+        xx += a * a;
+        yy += b * b;
+        xy += a * b;
+    }
+    let scale = ((n * xx - x * x) * (n * yy - y * y)).sqrt();
+    if scale > 0.0 { (n * xy - x * y) / scale } else { 0.0 }
+}
+
+/// Offset and exposure that explain all frames.
+struct Fit {
+    offset_s: f64,
+    offset_error_s: f64,
+    exposure_s: f64,
+    /// Root of the mean squared residual around changes, as a share of the contrast.
+    noise: f64,
+}
+
+/// Least squares on a grid. Of a very short exposure a whole interval of offsets fits equally well, and its middle is wanted: so
+/// every pair is weighted with its likelihood, and the weighted mean is taken.
+fn fit(frames: &[Frame], near: f64, interval: f64) -> Fit {
+    let reach = interval / 2.0 + 2.0 * COARSE_STEP_S;
+    let longest = 1.25 * interval;
+    let telling: Vec<Frame> = frames
+        .iter()
+        .filter(|frame| !matches!(frame.expected(near, longest + 2.0 * reach), 0.0 | 1.0))
+        .copied()
+        .collect();
+    let steps = (reach / FINE_STEP_S) as i64;
+    let grid: Vec<(f64, f64, f64)> = (0..=EXPOSURE_STEPS)
+        .map(|step| longest * step as f64 / EXPOSURE_STEPS as f64)
+        .flat_map(|exposure| (-steps..=steps).map(move |k| (near + k as f64 * FINE_STEP_S, exposure)))
+        .map(|(offset, exposure)| {
+            let residuals =
+                telling.iter().map(|frame| (frame.lit - frame.expected(offset, exposure)).powi(2));
+            (offset, exposure, residuals.sum())
+        })
+        .collect();
+    let least = grid.iter().fold(f64::INFINITY, |least, &(_, _, squares)| least.min(squares));
+    let variance = (least / telling.len().saturating_sub(2).max(1) as f64).max(LEAST_NOISE * LEAST_NOISE);
+    let weighted = |value: &dyn Fn(f64, f64) -> f64| {
+        let (mut sum, mut weights) = (0.0, 0.0);
+        for &(offset, exposure, squares) in &grid {
+            let weight = (-(squares - least) / (2.0 * variance)).exp();
+            sum += weight * value(offset, exposure);
+            weights += weight;
+        }
+        sum / weights
+    };
+    let offset_s = weighted(&|offset, _| offset);
+    Fit {
+        offset_s,
+        offset_error_s: weighted(&|offset, _| (offset - offset_s).powi(2)).sqrt(),
+        exposure_s: weighted(&|_, exposure| exposure),
+        noise: variance.sqrt(),
+    }
+}
+
+/// The offset by each single change of the screen, seconds.
+fn changes(series: &[Sample], frames: &[Frame], fit: &Fit, interval: f64) -> Vec<f64> {
+    let (Some(first), Some(last)) = (series.first(), series.last()) else { return Vec::new() };
+    let shift = nanos(fit.offset_s);
+    let half_bit = BIT.as_nanos() as i64 / 2;
+    let from = Timestamp(first.stamp.0.saturating_add_signed(half_bit - shift));
+    let changes = std::iter::successors(Some(next_change(from)), |&change| Some(next_change(change)));
+    let until = last.stamp.0 as i64 - half_bit;
+    changes
+        .map(|change| change.0 as i64)
+        .take_while(|change| change + shift < until)
+        .filter_map(|change| {
+            let begin = frames.partition_point(|frame| frame.stamp < change + shift - half_bit);
+            let around = frames[begin..].iter().take_while(|frame| frame.stamp < change + shift + half_bit);
+            let rises = white_share(change, change) == 1.0;
+            one_change(
+                around.map(|frame| {
+                    ((frame.stamp - change) as f64 * 1e-9, if rises { frame.lit } else { 1.0 - frame.lit })
+                }),
+                fit,
+                interval,
+            )
+        })
+        .collect()
+}
+
+/// The offset by one change, from the frames around it: stamp minus the time of the change, seconds, and the share of the exposure
+/// after the change. `None` when no frame saw it half done and frames are missing on either side.
+fn one_change(frames: impl Iterator<Item = (f64, f64)>, fit: &Fit, interval: f64) -> Option<f64> {
+    let unclear = (4.0 * fit.noise).clamp(0.05, 0.4);
+    let half = fit.exposure_s / 2.0;
+    let (mut at_least, mut at_most) = (f64::NEG_INFINITY, f64::INFINITY);
+    let (mut sum, mut partly) = (0.0, 0.0);
+    for (stamp, after) in frames {
+        if after <= unclear {
+            at_least = at_least.max(stamp + half);
+        } else if after >= 1.0 - unclear {
+            at_most = at_most.min(stamp - half);
+        } else if (stamp - fit.offset_s).abs() < interval {
+            sum += stamp + half - after * fit.exposure_s;
+            partly += 1.0;
+        }
+    }
+    if partly > 0.0 {
+        Some(sum / partly)
+    } else if at_least == f64::NEG_INFINITY || at_most == f64::INFINITY {
+        None
+    } else if at_least <= at_most {
+        Some(fit.offset_s.clamp(at_least, at_most))
+    } else {
+        // The exposure was taken a little too long.
+        Some((at_least + at_most) / 2.0)
+    }
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn quantile(sorted: Vec<f64>, share: f64) -> f64 {
+    quantile_of(&sorted, share)
+}
+
+/// Of ascending values; 0 of none.
+fn quantile_of(sorted: &[f64], share: f64) -> f64 {
+    let place = share * sorted.len().saturating_sub(1) as f64;
+    let (below, above) = (sorted.get(place.floor() as usize), sorted.get(place.ceil() as usize));
+    match (below, above) {
+        (Some(below), Some(above)) => below + (above - below) * place.fract(),
+        _ => 0.0,
+    }
+}
+
+fn swing(values: Vec<f64>) -> f64 {
+    let values = sorted(values);
+    quantile_of(&values, 0.95) - quantile_of(&values, 0.05)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A camera that films the coded screen.
+    #[derive(Clone, Copy, Debug)]
+    struct Camera {
+        fps: f64,
+        /// Share of the time between frames.
+        exposure: f64,
+        offset_s: f64,
+        /// Stamps are off by up to this, seconds.
+        jitter_s: f64,
+        /// Standard deviation, levels.
+        noise: f64,
+        /// Gain goes up and down by this share.
+        drift: f64,
+        /// Share of frames that get lost.
+        lost: f64,
+        seconds: f64,
+        seed: u64,
+    }
+
+    const PLAIN: Camera = Camera {
+        fps: 30.0,
+        exposure: 0.3,
+        offset_s: 0.037,
+        jitter_s: 0.0,
+        noise: 0.0,
+        drift: 0.0,
+        lost: 0.0,
+        seconds: 60.0,
+        seed: 1,
+    };
+
+    /// SplitMix64, as numbers from 0 to 1.
+    fn chance(state: &mut u64) -> f64 {
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = *state;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((bits ^ (bits >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    impl Camera {
+        fn film(&self) -> Vec<Sample> {
+            self.film_screen(white_share)
+        }
+
+        fn film_screen(&self, screen: impl Fn(i64, i64) -> f64) -> Vec<Sample> {
+            let mut random = self.seed;
+            let interval = 1.0 / self.fps;
+            let begin = 1000.0 + 30.0 * chance(&mut random);
+            let mut frames = Vec::new();
+            for k in 0..(self.seconds * self.fps) as u32 {
+                let middle = begin + f64::from(k) * interval;
+                let half = self.exposure * interval / 2.0;
+                let light = screen(nanos(middle - half), nanos(middle + half));
+                let gain = 1.0 + self.drift * (middle * 0.3).sin();
+                // Four of twelve make a bell that is good enough.
+                let noise =
+                    self.noise * 3f64.sqrt() * ((0..4).map(|_| chance(&mut random)).sum::<f64>() - 2.0);
+                let stamp = middle + self.offset_s + self.jitter_s * (2.0 * chance(&mut random) - 1.0);
+                if chance(&mut random) >= self.lost {
+                    let luma = (gain * (30.0 + 120.0 * light) + noise).clamp(0.0, 255.0) as f32;
+                    // Drivers stamp in microseconds.
+                    frames.push(Sample { stamp: Timestamp((stamp * 1e6) as u64 * 1000), luma });
+                }
+            }
+            frames
+        }
+
+        fn measure(&self) -> Result<Estimate, EstimateError> {
+            estimate(&self.film(), UtcNanos(7))
+        }
+    }
+
+    #[track_caller]
+    fn check(camera: Camera, within_s: f64) -> Estimate {
+        let found = camera.measure().unwrap_or_else(|error| panic!("{camera:?}: {error}"));
+        let error = found.offset.mean_s - camera.offset_s;
+        assert!(error.abs() <= within_s, "{camera:?}: off by {:.2} ms, {found:?}", error * 1e3);
+        let median = found.offset.median_s - camera.offset_s;
+        assert!(median.abs() <= within_s, "{camera:?}: median off by {:.2} ms, {found:?}", median * 1e3);
+        found
+    }
+
+    #[test]
+    fn a_plain_camera() {
+        let found = check(PLAIN, 0.0002);
+        assert!((found.exposure_s - 0.01).abs() < 0.001, "{found:?}");
+        assert!((found.contrast - 120.0).abs() < 1.0, "{found:?}");
+        assert!((found.fps - 30.0).abs() < 0.1, "{found:?}");
+        assert!(found.correlation > 0.9 && found.offset.rms_s < 0.0005, "{found:?}");
+        assert!((130..160).contains(&found.offset.count), "{found:?}");
+        assert_eq!((found.frames, found.offset.measured_at_utc_ns), (1800, 7));
+    }
+
+    #[test]
+    fn the_spread_is_that_of_the_stamps() {
+        let found = check(Camera { exposure: 0.9, jitter_s: 0.003, ..PLAIN }, 0.0008);
+        // Of a uniform distribution from −3 to 3 ms.
+        assert!((found.offset.rms_s - 0.003 / 3f64.sqrt()).abs() < 0.0005, "{found:?}");
+        assert!((found.offset.p95_s - found.offset.p05_s - 0.0054).abs() < 0.0012, "{found:?}");
+        let found = check(Camera { exposure: 0.0, ..PLAIN }, 0.001);
+        assert!(found.offset.rms_s < 0.0002, "the time between frames is no spread: {found:?}");
+    }
+
+    #[test]
+    fn gamma_and_a_slow_screen_cancel() {
+        let gamma = |from, to| white_share(from, to).powf(1.0 / 2.2);
+        let camera = Camera { exposure: 0.8, ..PLAIN };
+        let found = estimate(&camera.film_screen(gamma), UtcNanos(0)).unwrap();
+        assert!((found.offset.mean_s - camera.offset_s).abs() < 0.001, "{found:?}");
+    }
+
+    #[test]
+    fn a_rolling_shutter_is_measured_at_its_middle_line() {
+        // Lines are read over 20 ms, each exposed for 5.
+        let lines = |from: i64, to: i64| {
+            let read = |line: i64| (line - 50) * 200_000;
+            (0..=100).map(|line| white_share(from + read(line), to + read(line))).sum::<f64>() / 101.0
+        };
+        let camera = Camera { exposure: 0.15, ..PLAIN };
+        let found = estimate(&camera.film_screen(lines), UtcNanos(0)).unwrap();
+        assert!((found.offset.mean_s - camera.offset_s).abs() < 0.0005, "{found:?}");
+        assert!((0.018..0.025).contains(&found.exposure_s), "{found:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_measured_says_so() {
+        let mut random = 3;
+        let mut flicker = |_, _| f64::from(u8::from(chance(&mut random) > 0.5));
+        let flicker: Vec<Sample> =
+            PLAIN.film().iter().map(|s| Sample { luma: 200.0 * flicker(0, 0) as f32, ..*s }).collect();
+        let check = |series: &[Sample], expected: fn(EstimateError) -> bool| {
+            let error = estimate(series, UtcNanos(0)).unwrap_err();
+            assert!(expected(error), "{error:?}: {error}");
+        };
+        check(&[], |error| matches!(error, EstimateError::TooShort { frames: 0, .. }));
+        let short = Camera { seconds: 14.0, ..PLAIN };
+        check(&short.film(), |error| matches!(error, EstimateError::TooShort { frames: 420, .. }));
+        check(&Camera { fps: 6.0, ..PLAIN }.film(), |error| matches!(error, EstimateError::TooSlow { .. }));
+        let dark: Vec<Sample> = PLAIN.film().iter().map(|s| Sample { luma: s.luma / 20.0, ..*s }).collect();
+        check(&dark, |error| matches!(error, EstimateError::LowContrast { contrast } if contrast < 7.0));
+        check(
+            &flicker,
+            |error| matches!(error, EstimateError::NotFound { correlation } if correlation < 0.4),
+        );
+        let other = |from: i64, to: i64| white_share(2 * from, 2 * to);
+        check(&PLAIN.film_screen(other), |error| matches!(error, EstimateError::NotFound { .. }));
+    }
+
+    #[test]
+    fn only_the_part_that_flashes_counts() {
+        let film = PLAIN.film();
+        let frames: Vec<(Timestamp, Parts)> = film
+            .iter()
+            .enumerate()
+            .map(|(k, sample)| {
+                let mut parts = [90.0; GRID * GRID];
+                parts[10..14].fill(sample.luma);
+                // Somebody moves.
+                parts[40] = 60.0 + (k % 50) as f32;
+                (sample.stamp, parts)
+            })
+            .collect();
+        assert_eq!(flashing_part(&frames), film);
+    }
+
+    fn cameras() -> impl Strategy<Value = Camera> {
+        let ways = (10.0..120.0, 0.0..=1.0, -0.05..0.3, 0.0..0.001);
+        let troubles = (0.0..4.0, 0.0..0.2, 0.0..0.1, any::<u64>());
+        (ways, troubles).prop_map(|((fps, exposure, offset_s, jitter_s), (noise, drift, lost, seed))| {
+            Camera { fps, exposure, offset_s, jitter_s, noise, drift, lost, seconds: 60.0, seed }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// ±1 ms; for a camera whose exposure is far shorter than the time between frames only the number of changes
+        /// narrows the offset down.
+        #[test]
+        fn offsets_are_recovered(camera in cameras()) {
+            let unseen_s = (1.0 - camera.exposure) / camera.fps;
+            check(camera, 0.001 + 2.0 * unseen_s / 140.0);
+        }
+    }
+}
