@@ -171,9 +171,11 @@ fn a_signal_ends_it_without_a_result() {
 /// The program in a terminal, played by `script`, until what it wrote contains all of `until`; then `keys` are typed. Its exit code
 /// and everything it wrote; `None`, with a word about it, where there is no `script`.
 fn in_terminal(scratch: &Scratch, args: &str, until: &[&str], keys: &[u8]) -> Option<(Option<i32>, String)> {
-    let program = format!("{} calibrate {args}", env!("CARGO_BIN_EXE_youquanti"));
+    // In the shell's place, which some shells would keep while the program runs, and then Ctrl-C would end the shell.
+    let program = format!("exec {} calibrate {args}", env!("CARGO_BIN_EXE_youquanti"));
     let mut script = Command::new("script");
     script.args(["-q", "-e", "-f", "-c", &program, "/dev/null"]).env("XDG_DATA_HOME", scratch.path("data"));
+    script.env("SHELL", "/bin/sh");
     let played = script.current_dir(scratch.path("")).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut played = match played {
         Err(error) if error.kind() == ErrorKind::NotFound => {
