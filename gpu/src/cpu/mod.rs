@@ -15,11 +15,11 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use youquanti_models::nms::{Nms, NmsMode};
 use youquanti_models::{
-    BackendInfo, CameraId, Clock, Detection, Face, Frame, FrameFaces, FrameMeta, LandmarkResult, Pipeline,
-    PipelineError, PixelFormat, Stamps, Timestamp, TrackIds, TrackedFace, Tracker, TrackerOptions, blazeface,
-    yunet,
+    BackendInfo, CameraId, Clock, Detection, Face, Frame, FrameFaces, FrameMeta, Pipeline, PipelineError,
+    PixelFormat, Roi, Stamps, Timestamp, blazeface, yunet,
 };
 
+use crate::follow::{Followed, Seen};
 use crate::networks::Networks;
 use crate::options::{CpuOptions, Detector, FaceOptions};
 use crate::{SetupError, probe, runtime};
@@ -38,29 +38,17 @@ pub struct CpuPipeline<F: Frame + Send + Sync + 'static> {
     lanes: Lanes<LaneWorker<F>>,
     detector: Detector,
     views: YuNetViews,
-    tracker_options: TrackerOptions,
-    track_ids: Arc<TrackIds>,
-    cameras: Vec<Camera>,
+    followed: Followed,
+    /// Width and height of pictures, and the detector's tiles for them. Few.
+    tiles: Vec<([u32; 2], usize)>,
     /// Facts of the submitted frame.
     submitted: Option<(FrameMeta, Timestamp)>,
     nms: Nms,
     detections: Vec<Detection>,
-    tracked: Vec<Option<TrackedFace>>,
     /// Finished in this frame, in no particular order.
     looked_at: Vec<Box<FaceTask>>,
-    /// Index in `looked_at` for each track.
-    of_tracks: Vec<usize>,
     spare_faces: Vec<Box<FaceTask>>,
     spare_detects: Vec<DetectTask>,
-}
-
-/// What is kept of a camera from frame to frame.
-struct Camera {
-    id: CameraId,
-    tracker: Tracker,
-    /// Size of its last picture, and the detector's tiles for that.
-    picture: [u32; 2],
-    tiles: usize,
 }
 
 impl<F: Frame + Send + Sync + 'static> CpuPipeline<F> {
@@ -106,22 +94,21 @@ impl<F: Frame + Send + Sync + 'static> CpuPipeline<F> {
             lanes,
             detector: faces.detector,
             views,
-            tracker_options: faces.tracker,
-            track_ids: Arc::clone(&faces.track_ids),
-            cameras: Vec::new(),
+            followed: Followed::new(faces.tracker, Arc::clone(&faces.track_ids)),
+            tiles: Vec::new(),
             submitted: None,
             nms: Nms::with_capacity(CANDIDATES),
             detections: Vec::with_capacity(CANDIDATES),
-            tracked: Vec::with_capacity(max_faces),
             looked_at: Vec::with_capacity(max_faces * 2),
-            of_tracks: Vec::with_capacity(max_faces),
             spare_faces: (0..max_faces * 2).map(|_| Box::default()).collect(),
             spare_detects: (0..most_tiles)
                 .map(|_| DetectTask { tile: 0, found: Vec::with_capacity(CANDIDATES / most_tiles) })
                 .collect(),
         };
         for input in &faces.cameras {
-            pipeline.camera(input.camera, [input.layout.width, input.layout.height]);
+            let picture = [input.layout.width, input.layout.height];
+            pipeline.followed.camera(input.camera, picture);
+            pipeline.tiles(picture);
         }
         Ok(pipeline)
     }
@@ -139,12 +126,12 @@ impl<F: Frame + Send + Sync + 'static> CpuPipeline<F> {
         })?;
         stamps.uploaded = self.clock.now();
 
-        let at = self.camera(meta.camera, picture);
-        out.detector_ran = self.cameras[at].tracker.begin(meta.seq);
+        let at = self.followed.camera(meta.camera, picture);
+        out.detector_ran = self.followed.tracker(at).begin(meta.seq);
         out.over_limit = 0;
         if out.detector_ran {
-            self.detect(at)?;
-            out.over_limit = self.cameras[at].tracker.merge(&self.detections);
+            self.detect(at, picture)?;
+            out.over_limit = self.followed.tracker(at).merge(&self.detections);
         }
         stamps.detected = self.clock.now();
 
@@ -172,8 +159,8 @@ impl<F: Frame + Send + Sync + 'static> CpuPipeline<F> {
     ///
     /// With lanes to spare, the regions of live tracks are looked at meanwhile: mostly the detector
     /// confirms them, and then they are done.
-    fn detect(&mut self, at: usize) -> Result<(), PipelineError> {
-        for tile in 0..self.cameras[at].tiles {
+    fn detect(&mut self, at: usize, picture: [u32; 2]) -> Result<(), PipelineError> {
+        for tile in 0..self.tiles(picture) {
             let mut task = self.spare_detects.pop().unwrap_or_default();
             task.tile = tile;
             task.found.clear();
@@ -197,8 +184,8 @@ impl<F: Frame + Send + Sync + 'static> CpuPipeline<F> {
 
     /// Hands over the regions of tracks that have not been looked at in this frame.
     fn look_at_tracks(&mut self, at: usize) -> Result<(), PipelineError> {
-        for track in 0..self.cameras[at].tracker.tracks().len() {
-            let roi = *self.cameras[at].tracker.tracks()[track].roi();
+        for track in 0..self.followed.tracker(at).tracks().len() {
+            let roi = *self.followed.tracker(at).tracks()[track].roi();
             if self.looked_at.iter().any(|face| face.roi == roi) {
                 continue;
             }
@@ -252,49 +239,23 @@ impl<F: Frame + Send + Sync + 'static> CpuPipeline<F> {
 
     /// Lets the tracker judge what was seen, and writes what are faces.
     fn publish(&mut self, at: usize, faces: &mut Vec<Face>) {
-        let tracker = &mut self.cameras[at].tracker;
-        // Each track has one: `look_at_tracks` saw to it.
-        self.of_tracks.clear();
-        self.of_tracks.extend(
-            tracker
-                .tracks()
-                .iter()
-                .filter_map(|track| self.looked_at.iter().position(|face| face.roi == *track.roi())),
-        );
-        let seen = self.of_tracks.iter().map(|&at| &self.looked_at[at]);
-        let results =
-            seen.clone().map(|face| LandmarkResult { presence: face.presence, landmarks: &face.landmarks });
-        tracker.update(results, &mut self.tracked);
-        faces.clear();
-        for (tracked, seen) in self.tracked.iter().zip(seen) {
-            let Some(TrackedFace { track, score, bbox }) = *tracked else { continue };
-            faces.push(Face {
-                track,
-                score,
-                bbox: [bbox.x0, bbox.y0, bbox.x1, bbox.y1],
-                presence: seen.presence,
-                landmarks: seen.landmarks,
-                blendshapes: seen.blendshapes,
-                head_pose: seen.head_pose,
-            });
-        }
-        faces.sort_unstable_by_key(|face| face.track);
+        let Self { followed, looked_at, .. } = self;
+        let find = |roi: &Roi| looked_at.iter().position(|face| face.roi == *roi);
+        let seen = |at: usize| {
+            let FaceTask { presence, landmarks, blendshapes, head_pose, .. } = &*looked_at[at];
+            Seen { presence: *presence, landmarks, blendshapes, head_pose }
+        };
+        followed.publish(at, find, seen, faces);
     }
 
-    /// The index of a camera, known or not, whose picture has this width and height.
-    fn camera(&mut self, id: CameraId, picture: [u32; 2]) -> usize {
-        let at = self.cameras.iter().position(|camera| camera.id == id).unwrap_or_else(|| {
-            let tracker = Tracker::new(id, Arc::clone(&self.track_ids), self.tracker_options);
-            self.cameras.push(Camera { id, tracker, picture: [0; 2], tiles: 0 });
-            self.cameras.len() - 1
-        });
-        let camera = &mut self.cameras[at];
-        if camera.picture != picture {
-            camera.picture = picture;
-            camera.tiles = tiles(self.detector, &self.views, picture);
-            camera.tracker.forget();
-        }
-        at
+    /// The detector's tiles for pictures of this width and height.
+    fn tiles(&mut self, picture: [u32; 2]) -> usize {
+        let known = self.tiles.iter().find(|(known, _)| *known == picture);
+        known.map(|&(_, count)| count).unwrap_or_else(|| {
+            let count = tiles(self.detector, &self.views, picture);
+            self.tiles.push((picture, count));
+            count
+        })
     }
 
     fn lock(&self) -> RwLockWriteGuard<'_, Current<F>> {
@@ -334,9 +295,7 @@ impl<F: Frame + Send + Sync + 'static> Pipeline<F> for CpuPipeline<F> {
     }
 
     fn forget(&mut self, camera: CameraId) {
-        if let Some(camera) = self.cameras.iter_mut().find(|known| known.id == camera) {
-            camera.tracker.forget();
-        }
+        self.followed.forget(camera);
     }
 }
 
