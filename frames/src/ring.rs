@@ -196,6 +196,11 @@ impl FrameHandle {
     pub fn bytes_used(&self) -> usize {
         self.bytes_used
     }
+
+    /// The memory of the ring that the frame lies in. Allocates nothing.
+    pub fn memory(&self) -> RingMemory {
+        RingMemory(Arc::clone(&self.held.core))
+    }
 }
 
 impl Clone for FrameHandle {
@@ -259,5 +264,35 @@ impl fmt::Debug for FrameHandle {
 impl fmt::Debug for RingMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("RingMemory").field(&self.bytes()).finish()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use youquanti_models::{CameraId, FrameFlags, Timestamp};
+
+    #[test]
+    fn a_frame_lies_in_the_memory_of_its_own_ring_which_outlives_both() {
+        let layout = PictureLayout::packed(67, 5, PixelFormat::Grey);
+        let [ring, other] = [(); 2].map(|()| FrameRing::on_heap(2, layout).unwrap());
+        let stamp = Timestamp(1);
+        let meta = FrameMeta {
+            camera: CameraId(0),
+            seq: 0,
+            driver_seq: 0,
+            captured_at: stamp,
+            received_at: stamp,
+            flags: FrameFlags::default(),
+        };
+        let frame = ring.try_acquire().unwrap().freeze(meta, layout.max_bytes());
+        let memory = frame.memory();
+        assert_eq!(memory.bytes(), ring.memory().bytes());
+        assert_ne!(memory.bytes(), other.memory().bytes());
+        let pixels = frame.picture().bytes.as_ptr_range();
+        let start = memory.bytes().cast::<u8>().as_ptr().cast_const();
+        assert!(start <= pixels.start && pixels.end <= start.wrapping_add(memory.bytes().len()));
+        drop((ring, frame));
+        assert_eq!(memory.bytes().cast::<u8>().as_ptr().cast_const(), start);
     }
 }
