@@ -84,16 +84,38 @@ choice! {
 choice! {
     /// What the networks run on.
     Backend {
-        /// The fastest that works here; log and session file say which and why.
+        /// NVIDIA GPUs where they and all they need are there, else the processor; log and session file say which and why.
         Auto = "auto",
         /// The processor.
         Cpu = "cpu",
-        /// An NVIDIA GPU.
+        /// NVIDIA GPUs.
         Cuda = "cuda",
-        /// An NVIDIA GPU through TensorRT.
+        /// NVIDIA GPUs through TensorRT.
         Tensorrt = "tensorrt",
         /// Nothing: no faces are sought.
         None = "none",
+    }
+}
+
+choice! {
+    /// How exactly networks are computed on a GPU.
+    Precision {
+        /// 24 bits of mantissa.
+        Fp32 = "fp32",
+        /// 11 bits in products, 24 in sums, where the GPU has that; faster.
+        Tf32 = "tf32",
+        /// 11 bits, and a smaller range of numbers.
+        Fp16 = "fp16",
+    }
+}
+
+choice! {
+    /// What follows an error after which a program cannot use a GPU again.
+    OnFatal {
+        /// The processor takes the cameras of that GPU over.
+        Cpu = "cpu",
+        /// The session stops.
+        Stop = "stop",
     }
 }
 

@@ -12,13 +12,15 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use youquanti_models::{CameraName, PixelFormat};
 
-use crate::choices::{Backend, Compression, Detector, Layout, LogFormat, LogLevel, Pace, PowerLine};
+use crate::choices::{
+    Backend, Compression, Detector, Layout, LogFormat, LogLevel, OnFatal, Pace, PowerLine, Precision,
+};
 use crate::problem::{ConfigErrors, Position, Problem, Source, What};
 use crate::rules;
 use crate::table::{At, Leaf, Problems, Value, table, type_name};
 use crate::values::{
-    AutoOr, ByteSize, ControlValue, DetectorSize, DeviceSelector, FormatVersion, Fraction, FrameRate, Int,
-    MediaAddress, Milliseconds, ParticipantName, Period, SessionName, Threads,
+    AutoOr, ByteSize, ControlValue, DetectorSize, DeviceSelector, FormatVersion, Fraction, FrameRate, Gpus,
+    Int, MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, Threads,
 };
 
 table! {
@@ -32,6 +34,8 @@ table! {
         camera: Vec<CameraConfig>,
         /// How faces are found.
         pipeline: PipelineConfig = {},
+        /// How NVIDIA GPUs are used, where the pipeline's back end is "cuda", "tensorrt", or "auto" and finds some.
+        gpu: GpuConfig = {},
         /// The people that are expected.
         participants: ParticipantsConfig = {},
         /// The session's file.
@@ -62,6 +66,8 @@ table! {
         name: CameraName,
         /// Frames that its memory holds. More slots forgive longer stalls of a consumer and take more memory.
         slots: Int<2, 64> = 8,
+        /// The GPU that computes its frames, by its number in `youquanti doctor`. Without it: the GPUs of `[gpu]` in turn. Of no effect on the processor.
+        gpu: Option<Ordinal>,
         /// A simulated camera that shows real faces in motion.
         scene: Option<SceneSource>,
         /// A video, a folder of pictures, or a network camera.
@@ -191,11 +197,11 @@ impl Value for ControlsConfig {
 table! {
     /// How faces are found.
     pub struct PipelineConfig {
-        /// What the networks run on. With "none" no faces are sought: frames are stamped and recorded, none has a result, and the ledger counts them as replaced by newer ones.
+        /// What the networks run on. "auto" takes "cuda" where a GPU and all that it needs are there, else "cpu", and says why in log and session file; what is asked for by name and cannot run is an error. With "none" no faces are sought: frames are stamped and recorded, none has a result, and the ledger counts them as replaced by newer ones.
         backend: Backend = "auto",
-        /// Workers, each on a thread and core of its own; cameras are dealt out to them in turn.
+        /// Workers on the processor, each on a thread and core of its own; cameras are dealt out to them in turn. On GPUs there is one worker for each GPU that has cameras, whatever is written here.
         workers: Int<1, 16> = 1,
-        /// Threads of each worker on the processor.
+        /// Threads of each worker on the processor. Of no effect on GPUs.
         threads: Threads = "auto",
         /// Most faces followed in one camera.
         max_faces: Int<1, 16> = 4,
@@ -213,6 +219,20 @@ table! {
         presence_threshold: Fraction = 0.5,
         /// Folder of the networks, each as ONNX. Without it: those in the program.
         model_dir: Option<PathBuf>,
+    }
+}
+
+table! {
+    /// How NVIDIA GPUs are used.
+    pub struct GpuConfig {
+        /// Which ones, as a list of their numbers in `youquanti doctor`; "all" that the driver sees. Cameras without a `gpu` of their own are dealt out to them in turn.
+        devices: Gpus = "all",
+        /// How exactly the networks compute. "tf32" and "fp32" go with both back ends on GPUs, "fp16" with "tensorrt" only.
+        precision: Precision = "tf32",
+        /// How long a frame waits, "0ms" to "50ms", for frames of the other cameras on its GPU, so that they are computed together: more frames a second for later results. It ends as soon as every camera has sent one.
+        batch_wait: Period<0, 50> = "0ms",
+        /// What follows an error after which this program cannot use a GPU again. "cpu": the processor takes that GPU's cameras over, and the session ends degraded. "stop": the session stops and closes its file.
+        on_fatal: OnFatal = "cpu",
     }
 }
 
@@ -271,6 +291,8 @@ pub struct CameraConfig {
     pub name: CameraName,
     /// Frames that its memory holds. Default: 8.
     pub slots: Int<2, 64>,
+    /// The GPU that computes its frames. Without it: those of [`GpuConfig::devices`] in turn.
+    pub gpu: Option<Ordinal>,
     /// Where its pictures come from.
     pub source: SourceConfig,
 }
@@ -330,7 +352,7 @@ impl CameraConfig {
             (None, None, Some(v4l2)) => SourceConfig::V4l2(v4l2),
             _ => return None,
         };
-        Some(Self { name: raw.name, slots: raw.slots, source })
+        Some(Self { name: raw.name, slots: raw.slots, gpu: raw.gpu, source })
     }
 }
 
@@ -380,6 +402,8 @@ pub struct Config {
     pub cameras: Vec<CameraConfig>,
     /// How faces are found.
     pub pipeline: PipelineConfig,
+    /// How NVIDIA GPUs are used.
+    pub gpu: GpuConfig,
     /// The people that are expected.
     pub participants: ParticipantsConfig,
     /// The session's file.
@@ -416,6 +440,7 @@ impl Config {
                 session: tables.session,
                 cameras: tables.camera,
                 pipeline: tables.pipeline,
+                gpu: tables.gpu,
                 participants: tables.participants,
                 recording: tables.recording,
                 supervision: tables.supervision,

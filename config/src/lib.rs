@@ -16,14 +16,17 @@ mod schema;
 mod table;
 mod values;
 
-pub use choices::{Backend, Compression, Detector, Layout, LogFormat, LogLevel, Pace, PowerLine};
+pub use choices::{
+    Backend, Compression, Detector, Layout, LogFormat, LogLevel, OnFatal, Pace, PowerLine, Precision,
+};
 pub use format::{
-    CameraConfig, Config, ControlsConfig, FileSource, LogConfig, ParticipantsConfig, PipelineConfig,
-    RecordingConfig, SceneSource, SessionConfig, SourceConfig, SupervisionConfig, UsualControls, V4l2Source,
+    CameraConfig, Config, ControlsConfig, FileSource, GpuConfig, LogConfig, ParticipantsConfig,
+    PipelineConfig, RecordingConfig, SceneSource, SessionConfig, SourceConfig, SupervisionConfig,
+    UsualControls, V4l2Source,
 };
 pub use problem::{ConfigErrors, Position, Problem};
 pub use schema::schema;
 pub use values::{
-    AutoOr, ByteSize, ControlValue, DetectorSize, DeviceSelector, Fraction, FrameRate, Int, MediaAddress,
-    Milliseconds, ParticipantName, Period, SessionName, Threads, ValueError,
+    AutoOr, ByteSize, ControlValue, DetectorSize, DeviceSelector, Fraction, FrameRate, Gpus, Int,
+    MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, Threads, ValueError,
 };

@@ -7,10 +7,10 @@ use toml::Spanned;
 use toml::de::DeValue;
 use youquanti_models::CameraName;
 
-use crate::choices::{Backend, Detector, Pace};
+use crate::choices::{Backend, Detector, Pace, Precision};
 use crate::format::{PipelineConfig, SupervisionConfig, find, table_label};
 use crate::table::{At, Key, Leaf, Problems};
-use crate::values::{DetectorSize, DeviceSelector, Int, ParticipantName, Period};
+use crate::values::{DetectorSize, DeviceSelector, Gpus, Int, Ordinal, ParticipantName, Period};
 
 /// Reports every rule that the document breaks.
 pub(crate) fn check(root: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) {
@@ -21,6 +21,8 @@ pub(crate) fn check(root: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) {
     rules.detector_size();
     rules.workers();
     rules.lossless();
+    rules.placement();
+    rules.precision();
     rules.participants();
     rules.backoff();
 }
@@ -126,6 +128,34 @@ impl Rules<'_, '_> {
                     self.report(&path, phrase, "write pace = \"real\" or \"fast\", or another backend");
                 }
             }
+        }
+    }
+
+    /// A camera is placed on a GPU that is used.
+    fn placement(&mut self) {
+        let devices = "gpu.devices";
+        let Some(Gpus::Listed(listed)) = self.written(devices) else { return };
+        for (path, gpu) in self.of_cameras::<Ordinal>("gpu") {
+            if !listed.contains(&gpu) {
+                let phrase = format!("is none of the devices of [gpu], on line {}", self.line(devices));
+                self.report(&path, &phrase, "choose one of those, or add it there");
+            }
+        }
+    }
+
+    /// What was measured decides what is offered.
+    fn precision(&mut self) {
+        let precision = "gpu.precision";
+        if self.written(precision) == Some(Precision::Fp16)
+            && self.written("pipeline.backend") != Some(Backend::Tensorrt)
+        {
+            let phrase =
+                "goes with backend = \"tensorrt\" only: ONNX Runtime's CUDA kernels gained nothing from it";
+            self.report(
+                precision,
+                phrase,
+                "write \"tf32\" or \"fp32\", or backend = \"tensorrt\" in [pipeline]",
+            );
         }
     }
 

@@ -586,6 +586,54 @@ impl Leaf for DetectorSize {
     }
 }
 
+/// A GPU's place among those that the driver sees, from 0.
+pub type Ordinal = Int<0, 63>;
+
+/// Which of the computer's GPUs are used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gpus {
+    /// All that the driver sees.
+    All,
+    /// These, at least one, each once.
+    Listed(Vec<Ordinal>),
+}
+
+impl Leaf for Gpus {
+    fn parse(value: &DeValue<'_>) -> Result<Self, Misfit> {
+        let list = match value.as_str() {
+            Some("all") => return Ok(Self::All),
+            Some(_) => return Err(Misfit::Value(format!("is neither \"all\" nor {LIST_OF_GPUS}"))),
+            None => value.as_array().ok_or(Misfit::Type)?,
+        };
+        if list.is_empty() {
+            return Err(Misfit::Value("names no GPU".to_owned()));
+        }
+        let mut listed = Vec::new();
+        for (index, value) in list.iter().enumerate() {
+            let ordinal = Ordinal::parse(value.get_ref())
+                .map_err(|_| Misfit::Value(format!("names no GPU at [{index}]")))?;
+            if listed.contains(&ordinal) {
+                return Err(Misfit::Value(format!("names GPU {} twice", ordinal.get())));
+            }
+            listed.push(ordinal);
+        }
+        Ok(Self::Listed(listed))
+    }
+
+    fn allowed() -> String {
+        format!("\"all\" or {LIST_OF_GPUS}")
+    }
+
+    fn schema() -> Json {
+        let list = json!({
+            "type": "array", "items": <Ordinal as Leaf>::schema(), "minItems": 1, "uniqueItems": true,
+        });
+        json!({ "anyOf": [{ "const": "all" }, list] })
+    }
+}
+
+const LIST_OF_GPUS: &str = "a list of numbers from 0 to 63, such as [0, 1]";
+
 /// The version of the file format: 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FormatVersion;
@@ -648,10 +696,11 @@ fn quantity(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     digits.parse::<u64>().ok().map(|number| number.saturating_mul(factor))
 }
 
-/// A quantity in the largest unit that needs no fraction.
+/// A quantity in the largest unit that needs no fraction, none at all in the smallest.
 fn in_units(number: u64, units: &[(&str, u64)]) -> String {
-    let whole = units.iter().rev().find(|(_, factor)| number >= *factor && number.is_multiple_of(*factor));
-    whole.map_or(number.to_string(), |(unit, factor)| format!("{}{unit}", number / factor))
+    let whole = |(_, factor): &&(&str, u64)| number >= *factor && number.is_multiple_of(*factor);
+    let (unit, factor) = units.iter().rev().find(whole).unwrap_or(&units[0]);
+    format!("{}{unit}", number / factor)
 }
 
 fn outside(min: impl fmt::Display, max: impl fmt::Display) -> Misfit {

@@ -300,6 +300,66 @@ fn nobody_waits_for_a_pipeline_that_takes_no_frames() {
 }
 
 #[test]
+fn gpus_are_chosen() {
+    check_tables(
+        "[gpu]\ndevices = \"all\"\nprecision = \"fp32\"\nbatch_wait = \"0ms\"\non_fatal = \"stop\"",
+        &[],
+    );
+    check_tables("[gpu]\ndevices = [3, 0]\nbatch_wait = \"50ms\"", &[]);
+    let with = |devices: &str, wrong: &str| {
+        let said = format!(
+            "6:11 gpu: devices = {devices} {wrong} | write \"all\" or a list of numbers from 0 to 63, such as [0, 1]"
+        );
+        check_tables(&format!("[gpu]\ndevices = {devices}"), &[&said]);
+    };
+    with("[]", "names no GPU");
+    with("[0, 64]", "names no GPU at [1]");
+    with("[1, \"0\"]", "names no GPU at [1]");
+    with("[1, 0, 1]", "names GPU 1 twice");
+    with("\"0\"", "is neither \"all\" nor a list of numbers from 0 to 63, such as [0, 1]");
+    with("0", "is a whole number, not \"all\" or a list of numbers from 0 to 63, such as [0, 1]");
+    check_tables(
+        "[gpu]\nbatch_wait = \"51ms\"\non_fatal = \"cup\"",
+        &[
+            "6:14 gpu: batch_wait = \"51ms\" is outside 0ms..=50ms | write a duration from \"0ms\" to \"50ms\" (units ms, s, min, h)",
+            "7:12 gpu: on_fatal = \"cup\" is not \"cpu\" or \"stop\" | did you mean \"cpu\"?",
+        ],
+    );
+}
+
+#[test]
+fn cameras_are_placed_on_gpus_that_are_used() {
+    let placed =
+        |gpu: &str, devices: &str| format!("version = 1\n{CAMERA}gpu = {gpu}\n[gpu]\ndevices = {devices}");
+    check(&placed("1", "[0, 1]"), &[]);
+    check(&placed("63", "\"all\""), &[]);
+    check(
+        &placed("2", "[0, 1]"),
+        &[
+            "5:7 camera \"left\": gpu = 2 is none of the devices of [gpu], on line 7 | choose one of those, or add it there",
+        ],
+    );
+    check(
+        &placed("64", "[0, 1]"),
+        &["5:7 camera \"left\": gpu = 64 is outside 0..=63 | write a whole number from 0 to 63"],
+    );
+}
+
+#[test]
+fn half_precision_is_for_tensorrt() {
+    let with = |backend: &str| format!("[gpu]\nprecision = \"fp16\"\n[pipeline]\nbackend = \"{backend}\"");
+    check_tables(&with("tensorrt"), &[]);
+    for backend in ["auto", "cuda", "cpu"] {
+        check_tables(
+            &with(backend),
+            &[
+                "6:13 gpu: precision = \"fp16\" goes with backend = \"tensorrt\" only: ONNX Runtime's CUDA kernels gained nothing from it | write \"tf32\" or \"fp32\", or backend = \"tensorrt\" in [pipeline]",
+            ],
+        );
+    }
+}
+
+#[test]
 fn controls_of_a_camera() {
     let with = |controls: &str, expected: &[&str]| {
         let camera = "version = 1\n[[camera]]\nname = \"a\"\n[camera.v4l2]\ndevice = \"x\"\n";
