@@ -16,6 +16,8 @@ pub enum ModelId {
     FaceDetectShort,
     /// BlazeFace, full range.
     FaceDetectFull,
+    /// 478 landmarks, as published: the faster one on GPUs.
+    FaceLandmarks,
     /// 478 landmarks. Rewritten to be fast on CPUs.
     FaceLandmarksCpu,
     /// 52 blendshapes. Rewritten to be fast on CPUs.
@@ -52,10 +54,11 @@ macro_rules! model {
 
 /// All networks, in the order of [`ModelId`].
 #[rustfmt::skip]
-pub const MODELS: [ModelFile; 5] = [
+pub const MODELS: [ModelFile; 6] = [
     model!(FaceDetectMulti, "face_detect_multi_v2", "yunet_v2.onnx", "71eae219380041f22c46a0e8d3630d2d69e60ccd9987d4a07dd7bcd91b6923f9"),
     model!(FaceDetectShort, "face_detect_short", "blazeface_short_128.onnx", "5a304520ce934dd9bc9bda726a47999a346a0ca8fcbe388080a3fc5a87326e8f"),
     model!(FaceDetectFull, "face_detect_full", "blazeface_full_192.onnx", "ca8c203b58efd316942f0570f25d59acb9f782b4fbfcfce6462e715021f9a29e"),
+    model!(FaceLandmarks, "face_landmarks", "face_landmarks_478.onnx", "b3df5718dbd864bbb9b4b3ff9148c39629f7f14106b3be2bd39fc7803f69325d"),
     model!(FaceLandmarksCpu, "face_landmarks_cpu_v2", "face_landmarks_478_cpu_v2.onnx", "88e3ceac3a9b7ca8d51d4763a270e3fc5abd1ac39ae382322814809f325fe94a"),
     model!(FaceBlendshapes, "face_blendshapes_v2", "face_blendshapes_52_v2.onnx", "47f66eb36627571945daaaa944252eefca06a6b5cf179130d4fe21cb27f724fb"),
 ];
