@@ -55,7 +55,7 @@ impl Letterbox {
 #[derive(Clone, Debug)]
 pub struct BlazeFace {
     size: u32,
-    /// Centres, fractions of the input. An anchor's size is 1.
+    /// See [`Self::anchors`].
     anchors: Vec<[f32; 2]>,
 }
 
@@ -92,6 +92,12 @@ impl BlazeFace {
     /// Anchors, that is candidates at most.
     pub fn anchor_count(&self) -> usize {
         self.anchors.len()
+    }
+
+    /// Centres of the anchors in the order of the network's outputs, x and y in fractions of the input. An
+    /// anchor's size is 1.
+    pub fn anchors(&self) -> &[[f32; 2]] {
+        &self.anchors
     }
 
     /// Appends what the network sees to `out`, in picture pixels, candidates overlapping: weighted
@@ -155,7 +161,7 @@ mod tests {
     fn anchors_in_the_networks_order() {
         let (short, full) = (BlazeFace::short(), BlazeFace::full());
         assert_eq!((short.anchor_count(), full.anchor_count()), (896, 2304));
-        let check = |net: &BlazeFace, at: usize, expected: [f32; 2]| assert_eq!(net.anchors[at], expected);
+        let check = |net: &BlazeFace, at: usize, expected: [f32; 2]| assert_eq!(net.anchors()[at], expected);
         check(&short, 1, [0.5 / 16.0, 0.5 / 16.0]);
         check(&short, 2, [1.5 / 16.0, 0.5 / 16.0]);
         check(&short, 32, [0.5 / 16.0, 1.5 / 16.0]);
