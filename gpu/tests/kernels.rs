@@ -12,7 +12,7 @@ mod library;
 use proptest::prelude::*;
 use youquanti_gpu::cpu::colour::{self, Part};
 use youquanti_gpu::cpu::crop::{self, Input};
-use youquanti_gpu::cpu::shrink::Shrink;
+use youquanti_gpu::cpu::shrink::{Axis, Shrink};
 use youquanti_gpu::cpu::worker;
 use youquanti_models::blazeface::{self, BlazeFace, Letterbox, sigmoid};
 use youquanti_models::blendshapes::{self, POINT_COUNT, SUBSET_146};
@@ -282,34 +282,9 @@ proptest! {
 
 // ---- shrink ----
 
-/// Tables of one axis, as the host makes them.
-struct Axis {
-    taps: u32,
-    first: Vec<u32>,
-    weights: Vec<u16>,
-}
-
-impl Axis {
-    fn on_device(&self) -> ShrinkAxis {
-        let (first, weights) = (address(&self.first), address(&self.weights));
-        ShrinkAxis { first, weights, taps: self.taps, len: self.first.len() as u32 }
-    }
-}
-
-/// The tables of columns and rows, read from what `Shrink` says of itself.
-fn axes(shrink: &Shrink) -> [Axis; 2] {
-    let text = format!("{shrink:?}");
-    ["columns: Axis", "rows: Axis"].map(|axis| {
-        let text = &text[text.find(axis).unwrap()..];
-        let after = |field: &str| &text[text.find(field).unwrap() + field.len()..];
-        let list = |field: &str| {
-            let list = after(field).split(']').next().unwrap();
-            list.split(", ").map(|number| number.parse::<u32>().unwrap()).collect::<Vec<_>>()
-        };
-        let taps = after("taps: ").split(',').next().unwrap().parse().unwrap();
-        let weights = list("weights: [").into_iter().map(|weight| weight as u16).collect();
-        Axis { taps, first: list("first: ["), weights }
-    })
+fn axis_on_device(axis: &Axis) -> ShrinkAxis {
+    let (first, weights) = (address(axis.first()), address(axis.weights()));
+    ShrinkAxis { first, weights, taps: axis.taps() as u32, len: axis.first().len() as u32 }
 }
 
 /// All tiles of the plan for this picture are those of the CPU, in one launch, and a tile without a frame is black.
@@ -318,15 +293,14 @@ fn check_shrink(picture: &Picture<'_>, smallest_face: f32, max_side: u32, shape:
     let plan = DetectorPlan::new(width, height, smallest_face, max_side);
     let mut shrinks: Vec<_> =
         plan.tiles.iter().map(|tile| Shrink::new(&plan, tile, [width, height])).collect();
-    let tables: Vec<_> = shrinks.iter().map(axes).collect();
-    let tile = |[columns, rows]: &[Axis; 2], frame| ShrinkTile {
-        columns: columns.on_device(),
-        rows: rows.on_device(),
+    let tile = |shrink: &Shrink, frame| ShrinkTile {
+        columns: axis_on_device(shrink.columns()),
+        rows: axis_on_device(shrink.rows()),
         frame,
         reserved: 0,
     };
-    let mut tiles: Vec<_> = tables.iter().map(|axes| tile(axes, 0)).collect();
-    tiles.push(tile(&tables[0], NO_FRAME));
+    let mut tiles: Vec<_> = shrinks.iter().map(|shrink| tile(shrink, 0)).collect();
+    tiles.push(tile(&shrinks[0], NO_FRAME));
     let got = library::shrink(&[*picture], &tiles, [plan.input_width, plan.input_height], shape);
     let rgb = kernel_rgb(picture);
     let seen = Picture { layout: rgb.layout(), bytes: &rgb.bytes };
@@ -483,19 +457,6 @@ fn yunets_outputs_are_decoded_and_suppressed_as_on_the_cpu() {
     }
 }
 
-/// A network's anchors, read from where it decodes nothing to.
-fn anchors(net: &BlazeFace) -> Vec<[f32; 2]> {
-    let mut regressors = vec![0.0; net.anchor_count() * 16];
-    for anchor in regressors.as_chunks_mut::<16>().0 {
-        (anchor[2], anchor[3]) = (1.0, 1.0);
-    }
-    let unit = Letterbox { origin: [0.0; 2], side: 1.0, size: net.input_size() };
-    let mut found = Vec::new();
-    net.decode(&regressors, &vec![9.0; net.anchor_count()], 0.5, &unit, &mut found);
-    assert_eq!(found.len(), net.anchor_count());
-    found.iter().map(|detection| detection.keypoints[0]).collect()
-}
-
 #[test]
 fn blazefaces_outputs_are_decoded_and_suppressed_as_on_the_cpu() {
     let mut random = Random(7);
@@ -505,7 +466,7 @@ fn blazefaces_outputs_are_decoded_and_suppressed_as_on_the_cpu() {
     );
     let pictures = [&wide, &tall].map(|(layout, bytes)| Picture { layout: *layout, bytes });
     for net in [BlazeFace::short(), BlazeFace::full()] {
-        let (anchors, size, count) = (anchors(&net), net.input_size(), net.anchor_count());
+        let (anchors, size, count) = (net.anchors(), net.input_size(), net.anchor_count());
         let regressors = outputs(2 * count * 16, -10.0, 60.0, &mut random);
         let scores = outputs(2 * count, -5.0, 1.0, &mut random);
         let expected: [Vec<_>; 2] = std::array::from_fn(|at| {
@@ -519,7 +480,7 @@ fn blazefaces_outputs_are_decoded_and_suppressed_as_on_the_cpu() {
         for shape in SHAPES {
             let mut lists = Lists::new(2);
             let out = lists.on_device();
-            library::decode_blazeface([&regressors, &scores], &anchors, &pictures, size, 0.5, out, shape);
+            library::decode_blazeface([&regressors, &scores], anchors, &pictures, size, 0.5, out, shape);
             for (frame, expected) in expected.iter().enumerate() {
                 assert_same_detections(&lists.of(frame), expected, 0.0);
             }
@@ -557,7 +518,7 @@ fn too_many_candidates_and_too_many_faces_are_counted() {
 #[test]
 fn candidates_without_room_are_counted_and_written_nowhere() {
     let net = BlazeFace::full();
-    let (anchors, count) = (anchors(&net), net.anchor_count());
+    let (anchors, count) = (net.anchors(), net.anchor_count());
     assert!(count > 2 * MAX_CANDIDATES);
     let (layout, bytes) = noise(30, 20, PixelFormat::Grey, 0, &mut Random(9));
     let picture = Picture { layout, bytes: &bytes };
@@ -568,7 +529,7 @@ fn candidates_without_room_are_counted_and_written_nowhere() {
         let outputs = [vec![30.0; count * 16], vec![9.0; count]];
         library::decode_blazeface(
             outputs.each_ref().map(Vec::as_slice),
-            &anchors,
+            anchors,
             &[picture],
             192,
             0.5,

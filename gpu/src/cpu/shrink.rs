@@ -27,12 +27,9 @@ fn samples_for(factor: f64) -> usize {
 
 /// Which pixels along one axis make an output pixel.
 #[derive(Debug)]
-struct Axis {
-    /// Picture pixels for each output pixel.
+pub struct Axis {
     taps: usize,
-    /// For each output pixel the first of them.
-    first: Vec<usize>,
-    /// For each output pixel `taps` weights; their sum is [`WEIGHT_SUM`].
+    first: Vec<u32>,
     weights: Vec<u16>,
 }
 
@@ -51,10 +48,11 @@ impl Axis {
         };
         let spans = (0..len).map(|u| (seen(u, 0).0, seen(u, samples - 1).1));
         let taps = spans.clone().map(|(low, high)| high - low + 1).max().unwrap_or(1);
-        let first: Vec<usize> = spans.map(|(low, _)| low.min(side - taps)).collect();
+        let first: Vec<u32> = spans.map(|(low, _)| low.min(side - taps) as u32).collect();
         let mut weights = Vec::with_capacity(len * taps);
         let mut exact = vec![0.0; taps];
-        for (u, first) in first.iter().enumerate() {
+        for (u, &first) in first.iter().enumerate() {
+            let first = first as usize;
             exact.fill(0.0);
             for (low, high, fraction) in (0..samples).map(|sample| seen(u, sample)) {
                 exact[low - first] += 1.0 - fraction;
@@ -72,15 +70,30 @@ impl Axis {
         Self { taps, first, weights }
     }
 
+    /// Picture pixels for each output pixel, at least 1.
+    pub fn taps(&self) -> usize {
+        self.taps
+    }
+
+    /// For each output pixel the first of its picture pixels, all of which are inside the picture.
+    pub fn first(&self) -> &[u32] {
+        &self.first
+    }
+
+    /// For each output pixel [`Self::taps`] weights, which add up to 256.
+    pub fn weights(&self) -> &[u16] {
+        &self.weights
+    }
+
     /// First pixel and weights of each output pixel.
     fn pixels(&self) -> impl Iterator<Item = (usize, &[u16])> {
-        self.first.iter().copied().zip(self.weights.chunks_exact(self.taps))
+        self.first.iter().map(|&first| first as usize).zip(self.weights.chunks_exact(self.taps))
     }
 
     /// The first of the pixels that these output pixels, not none, see, and their number.
     fn span(&self, pixels: std::ops::Range<usize>) -> (usize, usize) {
-        let first = self.first[pixels.start];
-        (first, self.first[pixels.end - 1] + self.taps - first)
+        let first = self.first[pixels.start] as usize;
+        (first, self.first[pixels.end - 1] as usize + self.taps - first)
     }
 }
 
@@ -107,6 +120,16 @@ impl Shrink {
         let seen = columns.span(0..columns.first.len()).1;
         let input = [plan.input_width, plan.input_height].map(|side| side as usize);
         Self { columns, rows, input, sums: vec![0; seen * 3 + 1] }
+    }
+
+    /// Which columns of the picture make each column of the input that shows it.
+    pub fn columns(&self) -> &Axis {
+        &self.columns
+    }
+
+    /// Which rows of the picture make each row of the input that shows it.
+    pub fn rows(&self) -> &Axis {
+        &self.rows
     }
 
     /// Fills `out`, the planes blue, green and red of the network's input, with levels of 0 to 255; what the
