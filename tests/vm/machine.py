@@ -29,11 +29,11 @@ ONNX_RUNTIME = next(ROOT.glob(".venv/lib/python3*/site-packages/onnxruntime/capi
 FFMPEG = (ROOT / ".venv" / "bin" / "ffmpeg").resolve()
 
 #: Begins every script. It works in the machine's memory, where writing is cheap; what it leaves there is put into
-#: the shared folder at its end, also when a command fails, which ends it.
+#: the shared folder at its end, also when a command fails, which ends it. Pipes cannot be shared.
 PRELUDE = """
 set -eu
 mkdir /tmp/out
-trap 'cp -r /tmp/out/. /share/' EXIT
+trap 'find /tmp/out -type p -exec rm {} +; cp -r /tmp/out/. /share/' EXIT
 cd /tmp/out
 """
 

@@ -45,7 +45,8 @@ def machine(scenario: Callable[[str], Machine]) -> Machine:
         exec 3> end{k}
         until grep -q ready feed{k}.txt; do usleep 100000; done
         youquanti calibrate {node} {mode} --json --save film{k}.csv > {k}.json 2> {k}.log
-        youquanti run /share/session{k}.toml --json > session{k}.json 2> session{k}.log
+        # 4: a machine that stood still for a second has a gap, which changes nothing of what was measured
+        youquanti run /share/session{k}.toml --json > session{k}.json 2> session{k}.log || [ $? = 4 ]
         exec 3>&-
         wait
         rm end{k}
