@@ -1,10 +1,9 @@
 //! The GPU's kernels against their twins in the CPU back end and the models crate, on this processor: see
 //! `gpu/kernels/host.h`. Every kernel is started in several shapes, which must not matter.
 
+#![cfg(feature = "cuda")]
 #![allow(clippy::unwrap_used, reason = "test code, which clippy knows by its attribute only")]
 
-#[path = "kernels/abi.rs"]
-mod abi;
 mod common;
 #[path = "kernels/library.rs"]
 mod library;
@@ -14,6 +13,10 @@ use youquanti_gpu::cpu::colour::{self, Part};
 use youquanti_gpu::cpu::crop::{self, Input};
 use youquanti_gpu::cpu::shrink::{Axis, Shrink};
 use youquanti_gpu::cpu::worker;
+use youquanti_gpu::cuda::abi::{
+    self, Candidates, DetectorTile, FaceHead, FaceSlot, FacesHeader, FacesOut, MAX_CANDIDATES,
+    MAX_DETECTIONS, NO_FRAME, ShrinkAxis, ShrinkTile, YunetOutputs,
+};
 use youquanti_models::blazeface::{self, BlazeFace, Letterbox, sigmoid};
 use youquanti_models::blendshapes::{self, POINT_COUNT, SUBSET_146};
 use youquanti_models::geometry::landmarks_to_picture;
@@ -25,11 +28,9 @@ use youquanti_models::{
     Roi,
 };
 
-use abi::{Candidates, DetectorTile, FaceHead, FaceSlot, FacesHeader, FacesOut, MAX_CANDIDATES, NO_FRAME};
-use abi::{MAX_DETECTIONS, ShrinkAxis, ShrinkTile, YunetOutputs, address, address_mut};
 use common::random::Random;
 use common::{Rgb, golden};
-use library::{SHAPES, Shape};
+use library::{SHAPES, Shape, address, address_mut};
 
 const FORMATS: [PixelFormat; 5] =
     [PixelFormat::Yuyv, PixelFormat::Nv12, PixelFormat::Rgb24, PixelFormat::Bgr24, PixelFormat::Grey];
@@ -358,12 +359,19 @@ impl Lists {
     }
 }
 
+/// A detection as kernels give it.
+fn device_detection(detection: &Detection, place: usize) -> abi::Detection {
+    let Box2 { x0, y0, x1, y1 } = detection.bbox;
+    let (score, keypoints) = (detection.score, detection.keypoints);
+    abi::Detection { score, bbox: [x0, y0, x1, y1], keypoints, place: place as u32 }
+}
+
 /// Where everything is, whatever the order of candidates, `ulps` apart at most in the box.
 #[track_caller]
 fn assert_same_detections(got: &[abi::Detection], expected: &[Detection], ulps: f32) {
     assert_eq!(got.len(), expected.len());
     for (got, expected) in got.iter().zip(expected) {
-        let expected = abi::Detection::of(expected, got.place as usize);
+        let expected = device_detection(expected, got.place as usize);
         assert_eq!((got.score, got.keypoints), (expected.score, expected.keypoints));
         // The box is made of four additions of numbers up to the largest of its own.
         let largest = expected.bbox.iter().fold(1.0, |largest: f32, edge| largest.max(edge.abs()));
@@ -504,7 +512,7 @@ fn too_many_candidates_and_too_many_faces_are_counted() {
     };
     let mut lists = Lists::new(1);
     for (i, item) in lists.items.iter_mut().enumerate() {
-        *item = abi::Detection::of(&far_apart(i), i);
+        *item = device_detection(&far_apart(i), i);
     }
     lists.counts[0] = 5000;
     let found = library::suppress(lists.on_device(), 1, false, 0.3, SHAPES[2])[0];
@@ -565,7 +573,7 @@ proptest! {
             Detection { kind: DetectorKind::YuNet, score: score as f32 / 20.0, bbox, keypoints }
         }).collect();
         let (mut lists, mut random) = (Lists::new(1), Random(seed));
-        let mut shuffled: Vec<_> = all.iter().enumerate().map(|(at, d)| abi::Detection::of(d, at)).collect();
+        let mut shuffled: Vec<_> = all.iter().enumerate().map(|(at, d)| device_detection(d, at)).collect();
         shuffled.sort_by_cached_key(|_| random.next());
         lists.items[..all.len()].copy_from_slice(&shuffled);
         let mode = if weighted { NmsMode::Weighted } else { NmsMode::Plain };
@@ -610,13 +618,13 @@ impl Results {
     }
 
     fn on_device(&mut self) -> FacesOut {
-        let base = address_mut(&mut self.words);
-        let [header, next, heads, landmarks, ..] = Self::starts(self.slots).map(|start| base + start as u64);
+        let base = address_mut(&mut self.words).cast::<u8>();
+        let [header, next, heads, landmarks, ..] = Self::starts(self.slots).map(|start| base.add(start));
         FacesOut {
-            header,
-            next,
-            heads,
-            landmarks,
+            header: header.cast(),
+            next: next.cast(),
+            heads: heads.cast(),
+            landmarks: landmarks.cast(),
             blendshape_points: address_mut(&mut self.blendshape_points),
         }
     }

@@ -9,11 +9,27 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use libloading::Library;
+use youquanti_gpu::cuda::DevicePtr;
+use youquanti_gpu::cuda::abi::{
+    Candidates, Detection, Detections, DetectorTile, FaceSlot, FacesOut, Frame, MAX_DETECTIONS, ShrinkTile,
+    YunetOutputs,
+};
 use youquanti_models::{Affine2, Picture, Roi};
 
-use super::abi::{
-    Candidates, Detections, DetectorTile, FaceSlot, FacesOut, Frame, ShrinkTile, YunetOutputs, address_mut,
-};
+/// Where a kernel finds something that it reads.
+pub(crate) fn address<T>(of: &[T]) -> DevicePtr<T> {
+    DevicePtr::new(of.as_ptr() as u64)
+}
+
+/// Where a kernel finds something that it writes.
+pub(crate) fn address_mut<T>(of: &mut [T]) -> DevicePtr<T> {
+    DevicePtr::new(of.as_mut_ptr() as u64)
+}
+
+/// The picture must outlive what is done with the frame.
+fn frame_of(picture: &Picture<'_>) -> Frame {
+    Frame::new(address(picture.bytes), &picture.layout).unwrap()
+}
 
 /// How a kernel is started: blocks along x, y, z, and threads of a block.
 pub(crate) type Shape = ([u32; 3], u32);
@@ -74,7 +90,7 @@ pub(crate) fn read_frame(picture: &Picture<'_>) -> Vec<u8> {
     let read =
         unsafe { library().get::<unsafe extern "C" fn(*const Frame, *mut u8)>(b"read_frame") }.unwrap();
     // SAFETY: the picture is borrowed, and `out` holds all of its pixels.
-    unsafe { read(&Frame::of(picture), out.as_mut_ptr()) };
+    unsafe { read(&frame_of(picture), out.as_mut_ptr()) };
     out
 }
 
@@ -92,7 +108,7 @@ pub(crate) fn map_of_roi(roi: &Roi) -> Affine2 {
 
 /// The input for `slots`; frames by their pictures.
 pub(crate) fn crop_faces(pictures: &[Picture<'_>], slots: &[FaceSlot], shape: Shape) -> Vec<f32> {
-    let frames: Vec<_> = pictures.iter().map(Frame::of).collect();
+    let frames: Vec<_> = pictures.iter().map(frame_of).collect();
     let mut out = vec![f32::NAN; slots.len() * 3 * 256 * 256];
     let (table, places, count) = (frames.as_ptr(), slots.as_ptr(), slots.len() as u32);
     let to = address_mut(&mut out);
@@ -103,7 +119,7 @@ pub(crate) fn crop_faces(pictures: &[Picture<'_>], slots: &[FaceSlot], shape: Sh
 }
 
 pub(crate) fn letterbox(pictures: &[Picture<'_>], size: u32, shape: Shape) -> Vec<f32> {
-    let frames: Vec<_> = pictures.iter().map(Frame::of).collect();
+    let frames: Vec<_> = pictures.iter().map(frame_of).collect();
     let mut out = vec![f32::NAN; pictures.len() * (3 * size * size) as usize];
     let (table, count, to) = (frames.as_ptr(), frames.len() as u32, address_mut(&mut out));
     // SAFETY: the types are the kernel's; `out` holds three planes for each frame.
@@ -118,7 +134,7 @@ pub(crate) fn shrink(
     [width, height]: [u32; 2],
     shape: Shape,
 ) -> Vec<f32> {
-    let frames: Vec<_> = pictures.iter().map(Frame::of).collect();
+    let frames: Vec<_> = pictures.iter().map(frame_of).collect();
     let mut out = vec![f32::NAN; tiles.len() * (3 * width * height) as usize];
     let (table, views, count) = (frames.as_ptr(), tiles.as_ptr(), tiles.len() as u32);
     let to = address_mut(&mut out);
@@ -162,7 +178,7 @@ pub(crate) fn decode_blazeface(
     out: Candidates,
     shape: Shape,
 ) {
-    let frames: Vec<_> = pictures.iter().map(Frame::of).collect();
+    let frames: Vec<_> = pictures.iter().map(frame_of).collect();
     let (values, logits, centres) = (regressors.as_ptr(), scores.as_ptr(), anchors.as_ptr());
     let (anchor_count, table, count) = (anchors.len() as u32, frames.as_ptr(), frames.len() as u32);
     let arguments = [
@@ -188,7 +204,16 @@ pub(crate) fn suppress(
     iou_threshold: f32,
     shape: Shape,
 ) -> Vec<Detections> {
-    let mut out = vec![Detections::default(); count as usize];
+    // Nothing that a kernel would leave.
+    let item = Detection { place: 0xdead, ..Detection::default() };
+    let nothing = Detections {
+        stored: 0xdead,
+        found: 0xdead,
+        candidates: 0xdead,
+        reserved: 1,
+        items: [item; MAX_DETECTIONS],
+    };
+    let mut out = vec![nothing; count as usize];
     let (weighted, to) = (u32::from(weighted), address_mut(&mut out));
     let arguments =
         [pointer(&candidates), pointer(&count), pointer(&weighted), pointer(&iou_threshold), pointer(&to)];
