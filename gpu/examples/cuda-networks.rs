@@ -303,7 +303,6 @@ mod gpu {
         for (_, shape) in subject.outputs {
             outputs.push(gpu.buffer(batch * shape.iter().product::<usize>()));
         }
-        gpu.device.synchronize()?;
         let reads = tensor(subject.input, subject.shape, &input);
         let writes = subject.outputs.iter().zip(&outputs);
         let writes = writes.map(|(&(name, shape), buffer)| tensor(name, shape, buffer)).collect();
@@ -411,9 +410,7 @@ mod gpu {
         for output in &mut loaded.outputs {
             output.write(&vec![f32::NAN; output.len()]).unwrap();
         }
-        gpu.device.synchronize().unwrap();
         loaded.network.run(&gpu.stream).unwrap();
-        gpu.device.synchronize().unwrap();
         let read = |output: &DeviceBuffer<f32>| {
             let mut values = vec![0.0; output.len()];
             output.read(&mut values).unwrap();

@@ -344,16 +344,14 @@ fn detections_are_the_cpus() {
 
         let net = BlazeFace::short();
         let (anchors, size) = (net.anchor_count(), net.input_size());
-        let mut from = vec![0.0; anchors * 16];
-        from.as_chunks_mut::<16>().0.iter_mut().for_each(|anchor| (anchor[2], anchor[3]) = (1.0, 1.0));
-        let unit = Letterbox { origin: [0.0; 2], side: 1.0, size };
-        let mut centres = Vec::new();
-        net.decode(&from, &vec![9.0; anchors], 0.5, &unit, &mut centres);
-        let centres: Vec<f32> = centres.iter().flat_map(|detection| detection.keypoints[0]).collect();
         let (regressors, scores) = (random.list(anchors * 16, -10.0, 60.0), random.list(anchors, -5.0, 1.0));
         let layout = PictureLayout::packed(131, 77, PixelFormat::Grey);
         let frames = buffer(&device, &[Frame::new(DevicePtr::NULL, &layout).unwrap()]);
-        let held = [buffer(&device, &regressors), buffer(&device, &scores), buffer(&device, &centres)];
+        let held = [
+            buffer(&device, &regressors),
+            buffer(&device, &scores),
+            buffer(&device, net.anchors().as_flattened()),
+        ];
         let [values, logits, centres] = held.each_ref().map(DeviceBuffer::ptr);
         // SAFETY: as above; no pixel of the frame is read.
         unsafe {

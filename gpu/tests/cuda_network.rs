@@ -60,7 +60,6 @@ impl Loaded {
         let mut output = DeviceBuffer::new(device, "output", batch * 896 * 16).unwrap();
         input.write(&pictures(batch, 0)).unwrap();
         output.write(&vec![f32::NAN; output.len()]).unwrap();
-        device.synchronize().unwrap();
         let reads = tensor("image", input.ptr(), &[batch, 3, 128, 128]);
         let writes = vec![tensor("regressors", output.ptr(), &[batch, 896, 16])];
         // SAFETY: stream and memory are dropped after the network.
@@ -70,20 +69,11 @@ impl Loaded {
 
     /// Largest difference from what the processor makes of pictures other than those it was loaded with, in relation to
     /// the largest value, when `run` has run it.
-    fn error(
-        &mut self,
-        runtime: &Runtime,
-        device: &Device,
-        seed: usize,
-        run: impl FnOnce(&mut OrtNetwork),
-    ) -> f32 {
+    fn error(&mut self, runtime: &Runtime, seed: usize, run: impl FnOnce(&mut OrtNetwork)) -> f32 {
         let pictures = pictures(self.batch, seed);
         self.input.write(&pictures).unwrap();
         self.output.write(&vec![f32::NAN; self.output.len()]).unwrap();
-        // A copy of pageable memory may be under way when its call returns.
-        device.synchronize().unwrap();
         run(&mut self.network);
-        device.synchronize().unwrap();
         let mut got = vec![0.0; self.output.len()];
         self.output.read(&mut got).unwrap();
         let wanted = on_processor(runtime, self.batch, &pictures);
@@ -116,7 +106,7 @@ fn gives_what_the_processor_gives(runtime: &Runtime, device: &Device, stream: &S
             let options = OrtOptions { precision, graph, ..options() };
             let mut loaded = Loaded::new(runtime, device, stream, &options, batch);
             for seed in [1, 2] {
-                let error = loaded.error(runtime, device, seed, |network| network.run(stream).unwrap());
+                let error = loaded.error(runtime, seed, |network| network.run(stream).unwrap());
                 eprintln!("{precision}, batch {batch}, graph {graph}: {error:e}");
                 assert!(error < bound, "{precision}, batch {batch}, graph {graph}: {error}");
             }
@@ -127,7 +117,7 @@ fn gives_what_the_processor_gives(runtime: &Runtime, device: &Device, stream: &S
 fn is_recorded_into_a_graph_that_is_being_captured(runtime: &Runtime, device: &Device, stream: &Stream) {
     let mut loaded = Loaded::new(runtime, device, stream, &options(), 1);
     let graph = stream.capture(|stream| loaded.network.run(stream)).unwrap();
-    let error = loaded.error(runtime, device, 5, |_| {
+    let error = loaded.error(runtime, 5, |_| {
         // SAFETY: its memory is that of `loaded`.
         unsafe { graph.launch(stream) }.unwrap();
     });
@@ -137,7 +127,7 @@ fn is_recorded_into_a_graph_that_is_being_captured(runtime: &Runtime, device: &D
 fn runs_on_another_stream_only_with_a_graph(runtime: &Runtime, device: &Device, stream: &Stream) {
     let other = Stream::new(device).unwrap();
     let mut loaded = Loaded::new(runtime, device, stream, &options(), 1);
-    let error = loaded.error(runtime, device, 3, |network| network.run(&other).unwrap());
+    let error = loaded.error(runtime, 3, |network| network.run(&other).unwrap());
     assert!(error < 2e-2, "{error}");
     let plain = OrtOptions { graph: false, ..options() };
     let mut loaded = Loaded::new(runtime, device, stream, &plain, 1);

@@ -239,8 +239,16 @@ impl Block {
         // SAFETY: the block was just made, this large.
         let clear = || unsafe { sys::cuMemsetD8_v2(address, 0, len) };
         block.context.call("cuMemsetD8_v2", clear).map_err(refused)?;
+        wait(context).map_err(refused)?;
         Ok(block)
     }
+}
+
+/// Waits for everything on the device. Plain copies and fills may be under way when their calls return, and streams of this
+/// device do not wait for them, nor they for streams.
+fn wait(context: &Context) -> Result<(), CallError> {
+    // SAFETY: the context is current.
+    context.call("cuCtxSynchronize", || unsafe { sys::cuCtxSynchronize() })
 }
 
 impl Drop for Block {
@@ -289,10 +297,11 @@ impl<T: Plain> DeviceBuffer<T> {
         DevicePtr::new(self.block.address)
     }
 
-    /// Writes its first values, and waits until that is done. Not for every frame.
+    /// Writes its first values, and waits until that, and everything that the device was given before, is done. Not for
+    /// every frame.
     ///
     /// # Errors
-    /// What the driver says.
+    /// What the driver says, also of what ran on the device before.
     ///
     /// # Panics
     /// If there are more than it holds.
@@ -300,9 +309,9 @@ impl<T: Plain> DeviceBuffer<T> {
         assert!(values.len() <= self.len);
         let (to, bytes) = (self.block.address, size_of_val(values));
         // SAFETY: the buffer is at least as long; the driver returns when the values were read.
-        self.block
-            .context
-            .call("cuMemcpyHtoD_v2", || unsafe { sys::cuMemcpyHtoD_v2(to, values.as_ptr().cast(), bytes) })
+        let copy = || unsafe { sys::cuMemcpyHtoD_v2(to, values.as_ptr().cast(), bytes) };
+        self.block.context.call("cuMemcpyHtoD_v2", copy)?;
+        wait(&self.block.context)
     }
 
     /// Reads its first values, after everything that the device was given before. Not for every frame.
@@ -314,9 +323,7 @@ impl<T: Plain> DeviceBuffer<T> {
     /// If more are wanted than it holds.
     pub fn read(&self, values: &mut [T]) -> Result<(), CallError> {
         assert!(values.len() <= self.len);
-        // Streams of this device do not wait for plain copies, nor these for them.
-        // SAFETY: the context is current.
-        self.block.context.call("cuCtxSynchronize", || unsafe { sys::cuCtxSynchronize() })?;
+        wait(&self.block.context)?;
         let (from, bytes) = (self.block.address, size_of_val(values));
         // SAFETY: the buffer is at least as long; all that a device writes is a value, by `Plain`.
         self.block.context.call("cuMemcpyDtoH_v2", || unsafe {
