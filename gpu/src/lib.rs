@@ -21,8 +21,9 @@ use std::path::PathBuf;
 use youquanti_models::{ManifestError, ModelId};
 
 pub use cpu::CpuPipeline;
+pub use networks::Processor;
 pub use none::NoPipeline;
-pub use options::{Backend, BackendError, CameraInput, CpuOptions, Detector, DetectorSize, FaceOptions};
+pub use options::{CameraInput, CpuOptions, Detector, DetectorSize, FaceOptions};
 pub use runtime::{Runtime, RuntimeError};
 
 /// Why a pipeline cannot be made.
@@ -55,9 +56,33 @@ pub enum SetupError {
     /// The system refuses a thread.
     #[error("a lane's thread cannot be started")]
     Thread(#[source] io::Error),
+    /// There is no GPU that can be used.
+    #[cfg(feature = "cuda")]
+    #[error("the GPU cannot be used")]
+    Device(#[from] cuda::DeviceError),
+    /// The kernels cannot be compiled.
+    #[cfg(feature = "cuda")]
+    #[error("no kernels for the GPU")]
+    Kernels(#[from] cuda::CompileError),
+    /// ONNX Runtime has no part for GPUs, or that misses something.
+    #[cfg(feature = "cuda")]
+    #[error("networks cannot run on the GPU")]
+    Provider(#[from] cuda::provider::ProviderError),
+    /// The GPU's memory does not suffice.
+    #[cfg(feature = "cuda")]
+    #[error("no memory on the GPU")]
+    Memory(#[from] cuda::MemoryError),
+    /// The runtime refuses a network on the GPU.
+    #[cfg(feature = "cuda")]
+    #[error("a network cannot be loaded on the GPU")]
+    DeviceNetwork(#[from] cuda::network::NetworkError),
+    /// The driver refuses a call.
+    #[cfg(feature = "cuda")]
+    #[error("the GPU cannot be set up")]
+    Driver(#[from] cuda::CallError),
 }
 
 /// Everything that keeps the networks in `folder` from being used by a pipeline with this detector.
-pub fn check_networks(detector: Detector, folder: &std::path::Path) -> Vec<SetupError> {
-    networks::Networks::problems(detector, folder)
+pub fn check_networks(processor: Processor, detector: Detector, folder: &std::path::Path) -> Vec<SetupError> {
+    networks::Networks::problems(processor, detector, folder)
 }

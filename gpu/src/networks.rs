@@ -9,13 +9,22 @@ use youquanti_models::{ModelId, manifest};
 use crate::SetupError;
 use crate::options::Detector;
 
+/// For what a network was written: the same weights, in the operations that are fast there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processor {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Gpu,
+}
+
 /// A network's bytes, which are what the manifest says.
 pub(crate) struct NetworkBytes {
     pub(crate) id: ModelId,
     pub(crate) onnx: Cow<'static, [u8]>,
 }
 
-/// What the CPU pipeline runs.
+/// What a pipeline runs.
 pub(crate) struct Networks {
     pub(crate) detector: NetworkBytes,
     pub(crate) landmarks: NetworkBytes,
@@ -24,8 +33,12 @@ pub(crate) struct Networks {
 
 impl Networks {
     /// Reads the networks from `folder`, or takes those inside the program.
-    pub(crate) fn load(detector: Detector, folder: Option<&Path>) -> Result<Self, SetupError> {
-        let [detector, landmarks, blendshapes] = Self::ids(detector);
+    pub(crate) fn load(
+        processor: Processor,
+        detector: Detector,
+        folder: Option<&Path>,
+    ) -> Result<Self, SetupError> {
+        let [detector, landmarks, blendshapes] = Self::ids(processor, detector);
         Ok(Self {
             detector: read(detector, folder)?,
             landmarks: read(landmarks, folder)?,
@@ -34,18 +47,22 @@ impl Networks {
     }
 
     /// Everything that keeps the networks in `folder` from being used.
-    pub(crate) fn problems(detector: Detector, folder: &Path) -> Vec<SetupError> {
-        Self::ids(detector).into_iter().filter_map(|id| read(id, Some(folder)).err()).collect()
+    pub(crate) fn problems(processor: Processor, detector: Detector, folder: &Path) -> Vec<SetupError> {
+        Self::ids(processor, detector).into_iter().filter_map(|id| read(id, Some(folder)).err()).collect()
     }
 
     /// Detector, landmarks, blendshapes.
-    fn ids(detector: Detector) -> [ModelId; 3] {
+    fn ids(processor: Processor, detector: Detector) -> [ModelId; 3] {
         let detector = match detector {
             Detector::YuNet => ModelId::FaceDetectMulti,
             Detector::BlazeFaceShort => ModelId::FaceDetectShort,
             Detector::BlazeFaceFull => ModelId::FaceDetectFull,
         };
-        [detector, ModelId::FaceLandmarksCpu, ModelId::FaceBlendshapes]
+        let landmarks = match processor {
+            Processor::Cpu => ModelId::FaceLandmarksCpu,
+            Processor::Gpu => ModelId::FaceLandmarks,
+        };
+        [detector, landmarks, ModelId::FaceBlendshapes]
     }
 
     /// Name and SHA-256 of each.
@@ -75,7 +92,7 @@ mod tests {
     #[test]
     fn a_folder_must_hold_every_network_and_the_right_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let load = || Networks::load(Detector::YuNet, Some(folder.path()));
+        let load = || Networks::load(Processor::Cpu, Detector::YuNet, Some(folder.path()));
         assert!(matches!(load(), Err(SetupError::ModelFile { model: ModelId::FaceDetectMulti, .. })));
 
         for id in [ModelId::FaceDetectMulti, ModelId::FaceLandmarksCpu, ModelId::FaceBlendshapes] {
@@ -95,8 +112,12 @@ mod tests {
     #[test]
     fn the_embedded_networks_need_no_folder() {
         for detector in [Detector::YuNet, Detector::BlazeFaceShort, Detector::BlazeFaceFull] {
-            let networks = Networks::load(detector, None).unwrap_or_else(|error| panic!("{error}"));
-            assert!(manifest::verify(networks.detector.id, &networks.detector.onnx).is_ok());
+            for processor in [Processor::Cpu, Processor::Gpu] {
+                let networks =
+                    Networks::load(processor, detector, None).unwrap_or_else(|error| panic!("{error}"));
+                assert!(manifest::verify(networks.detector.id, &networks.detector.onnx).is_ok());
+                assert!(manifest::verify(networks.landmarks.id, &networks.landmarks.onnx).is_ok());
+            }
         }
     }
 }

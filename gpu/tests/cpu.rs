@@ -3,31 +3,16 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::conformance::run;
 use common::scene::{Clip, Scene};
-use common::{golden, options};
+use common::{Ticks, golden, options};
 use youquanti_gpu::cpu::colour::{self, Part};
 use youquanti_gpu::cpu::{crop, worker};
 use youquanti_gpu::testing::OwnedFrame;
 use youquanti_gpu::{CpuOptions, CpuPipeline, Detector, FaceOptions};
 use youquanti_models::blazeface::Letterbox;
-use youquanti_models::{Affine2, Clock, Frame, PictureLayout, PixelFormat, Roi, Timestamp, UtcNanos};
-
-/// Goes on by a microsecond each time it is read.
-#[derive(Default)]
-struct Ticks(AtomicU64);
-
-impl Clock for Ticks {
-    fn now(&self) -> Timestamp {
-        Timestamp(1000 * (1 + self.0.fetch_add(1, Ordering::SeqCst)))
-    }
-
-    fn utc(&self) -> UtcNanos {
-        UtcNanos(0)
-    }
-}
+use youquanti_models::{Affine2, Frame, PictureLayout, PixelFormat, Roi};
 
 fn with_threads(faces: &FaceOptions, threads: usize) -> CpuPipeline<OwnedFrame> {
     let options = CpuOptions { faces: faces.clone(), threads, reason: "asked for by name".to_owned() };

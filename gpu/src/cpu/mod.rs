@@ -20,7 +20,7 @@ use youquanti_models::{
 };
 
 use crate::follow::{Followed, Seen};
-use crate::networks::Networks;
+use crate::networks::{Networks, Processor};
 use crate::options::{CpuOptions, Detector, FaceOptions};
 use crate::{SetupError, probe, runtime};
 use colour::{ColourError, Jpeg};
@@ -59,7 +59,7 @@ impl<F: Frame + Send + Sync + 'static> CpuPipeline<F> {
     pub fn new(options: &CpuOptions, clock: Arc<dyn Clock>) -> Result<Self, SetupError> {
         let runtime = runtime::load()?;
         let faces = &options.faces;
-        let networks = Arc::new(Networks::load(faces.detector, faces.model_dir.as_deref())?);
+        let networks = Arc::new(Networks::load(Processor::Cpu, faces.detector, faces.model_dir.as_deref())?);
         let views = YuNetViews { size: faces.detector_size, max_side: faces.detector_max_side };
         let mut pictures: Vec<[u32; 2]> = sizes(faces).collect();
         pictures.sort_unstable();

@@ -82,6 +82,21 @@ impl Stream {
         self.context.call("cuEventRecord", || unsafe { sys::cuEventRecord(event.raw, self.raw) })
     }
 
+    /// Like [`Self::record`], and while a graph is captured the event belongs to the graph: it happens at each launch of it.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn mark(&self, event: &Event) -> Result<(), CallError> {
+        let external = match self.is_captured()? {
+            true => sys::CUevent_record_flags_enum::CU_EVENT_RECORD_EXTERNAL as u32,
+            false => 0,
+        };
+        // SAFETY: both live.
+        self.context.call("cuEventRecordWithFlags", || unsafe {
+            sys::cuEventRecordWithFlags(event.raw, self.raw, external)
+        })
+    }
+
     /// Copies to the device, without waiting where `from` is page-locked.
     ///
     /// # Safety

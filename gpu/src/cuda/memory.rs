@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::sys;
-use youquanti_frames::{FrameRing, RingMemory};
+use youquanti_frames::RingMemory;
 
 use super::device::{CallError, Context, Device};
 
@@ -53,6 +53,9 @@ pub enum MemoryError {
     /// A ring is page-locked once only.
     #[error("this ring is page-locked already, by a device of this process that is open or was lost")]
     Registered,
+    /// A buffer was taken twice, or from another plan's buffers.
+    #[error("a buffer was taken that is not there")]
+    NotPlanned,
     /// The driver refuses a call.
     #[error("device memory cannot be reached")]
     Call(#[from] CallError),
@@ -208,10 +211,14 @@ impl DevicePlan {
 }
 
 impl Allocation {
-    /// The buffer that was planned; `None` if `planned` is of another plan.
-    pub fn take<T: Plain>(&mut self, planned: Planned<T>) -> Option<DeviceBuffer<T>> {
-        let block = self.blocks.get_mut(planned.at)?.take_if(|block| block.bytes == planned.bytes())?;
-        Some(DeviceBuffer { block, len: planned.len, _values: PhantomData })
+    /// The buffer that was planned.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotPlanned`] if `planned` is of another plan.
+    pub fn take<T: Plain>(&mut self, planned: Planned<T>) -> Result<DeviceBuffer<T>, MemoryError> {
+        let block = self.blocks.get_mut(planned.at).ok_or(MemoryError::NotPlanned)?;
+        let block = block.take_if(|block| block.bytes == planned.bytes()).ok_or(MemoryError::NotPlanned)?;
+        Ok(DeviceBuffer { block, len: planned.len, _values: PhantomData })
     }
 }
 
@@ -414,8 +421,7 @@ impl RegisteredRing {
     ///
     /// # Errors
     /// [`MemoryError::Registered`], or [`MemoryError::Refused`], e.g. where `ulimit -l` is too low.
-    pub fn new(device: &Device, ring: &FrameRing) -> Result<Self, MemoryError> {
-        let memory = ring.memory();
+    pub fn new(device: &Device, memory: RingMemory) -> Result<Self, MemoryError> {
         let (start, bytes) = extent(&memory);
         let mut registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner);
         if registered.contains(&start.addr()) {

@@ -10,9 +10,11 @@ pub mod device;
 pub mod launch;
 pub mod memory;
 pub mod network;
+pub mod pipeline;
 pub mod provider;
 
 pub use compile::{CompileError, Cubin, Nvrtc};
 pub use device::{CallError, Device, DeviceError, DeviceInfo, Severity};
 pub use launch::{Event, Graph, Kernels, Stream};
 pub use memory::{DeviceBuffer, DevicePlan, DevicePtr, MemoryError, PinnedBuffer, RegisteredRing};
+pub use pipeline::{CudaOptions, CudaPipeline, RingOf, StageTimes, check};

@@ -23,7 +23,7 @@ use youquanti_models::ModelId;
 
 use super::device::CallError;
 use super::launch::{Graph, Stream};
-use super::memory::DevicePtr;
+use super::memory::{DevicePtr, MemoryError};
 use super::provider::{self, Provider, ProviderError};
 use crate::runtime::Runtime;
 
@@ -33,6 +33,12 @@ pub const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
 /// The smallest of [`BATCHES`] that holds `count` items; `None` for more than the largest.
 pub fn batch_for(count: usize) -> Option<usize> {
     BATCHES.into_iter().find(|&batch| batch >= count)
+}
+
+/// The batch sizes that are needed for up to `count` items, ascending; at least one, and no more than there are.
+pub fn batches_up_to(count: usize) -> impl DoubleEndedIterator<Item = usize> {
+    let largest = batch_for(count).unwrap_or(BATCHES[BATCHES.len() - 1]);
+    BATCHES.into_iter().filter(move |&batch| batch <= largest)
 }
 
 /// Float32 values in device memory, row-major, of fixed shape. Only an address: whoever allocated it frees it.
@@ -154,6 +160,9 @@ pub enum NetworkError {
     /// The driver fails; the cause says whether the device is lost.
     #[error("a network on the GPU fails")]
     Driver(#[from] CallError),
+    /// There is no memory for what it reads and writes.
+    #[error("no memory for a network on the GPU")]
+    Memory(#[from] MemoryError),
     /// It is not the network that it should be.
     #[error("network {network} has no {wanted}")]
     Unexpected {
@@ -438,6 +447,8 @@ mod tests {
         check(9, Some(16));
         check(16, Some(16));
         check(17, None);
+        let sizes = |count| batches_up_to(count).collect::<Vec<_>>();
+        assert_eq!((sizes(1), sizes(3), sizes(40)), (vec![1], vec![1, 2, 4], BATCHES.to_vec()));
     }
 
     #[test]

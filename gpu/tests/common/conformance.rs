@@ -1,5 +1,6 @@
 //! What every back end must do. `conformance!(make)` makes one test of each point for the back end that
-//! `make(&FaceOptions)` returns.
+//! `make(&FaceOptions)` returns; `conformance!(make, missing)` does the same where `missing() -> Option<String>` does not say
+//! why there is none on this machine. At most one pipeline is open at a time: a device belongs to one.
 
 use youquanti_gpu::testing::OwnedFrame;
 use youquanti_gpu::{Detector, DetectorSize, FaceOptions};
@@ -15,17 +16,26 @@ use super::{Rgb, options, without_huffman_tables};
 #[macro_export]
 macro_rules! conformance {
     ($make:path) => {
-        $crate::conformance!(@ $make:
+        fn nothing_is_missing() -> Option<String> {
+            None
+        }
+        conformance!($make, nothing_is_missing);
+    };
+    ($make:path, $missing:path) => {
+        $crate::conformance!(@ $make, $missing:
             agrees_with_the_reference, agrees_with_mediapipe, finds_all_faces_of_the_pictures,
             follows_every_face_of_the_clips, sees_the_same_in_every_format, reads_jpeg_without_tables,
             takes_pictures_of_any_size, finds_sixteen_faces, finds_small_faces_in_4k,
             counts_faces_over_the_limit, survives_bad_frames, does_the_same_twice, keeps_cameras_apart,
             holds_one_frame_and_gives_it_back, accepts_a_change_of_size);
     };
-    (@ $make:path: $($name:ident),*) => {
+    (@ $make:path, $missing:path: $($name:ident),*) => {
         $(#[test]
         fn $name() {
-            $crate::common::conformance::$name($make);
+            match $missing() {
+                None => $crate::common::conformance::$name($make),
+                Some(missing) => println!("not tried here: {missing}"),
+            }
         })*
     };
 }
@@ -394,10 +404,10 @@ pub(crate) fn holds_one_frame_and_gives_it_back<P: Pipeline<OwnedFrame>>(make: i
 
 pub(crate) fn accepts_a_change_of_size<P: Pipeline<OwnedFrame>>(make: impl Fn(&FaceOptions) -> P) {
     let (large, small): (Rgb, Rgb) = (golden::picture("grid4.png"), golden::picture("odd.png"));
+    let expected = run(&mut make(&options(large.layout(), 4)), large.frame(0));
     let mut pipeline = make(&options(small.layout(), 4));
-    let mut alone = make(&options(large.layout(), 4));
     assert_eq!(run(&mut pipeline, small.frame(0)).faces.len(), 1);
-    let (changed, expected) = (run(&mut pipeline, large.frame(1)), run(&mut alone, large.frame(0)));
+    let changed = run(&mut pipeline, large.frame(1));
     assert_eq!(changed.faces.len(), 4);
     for (a, b) in changed.faces.iter().zip(&expected.faces) {
         assert!(a.landmarks == b.landmarks);

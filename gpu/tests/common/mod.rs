@@ -8,9 +8,25 @@ pub(crate) mod golden;
 pub(crate) mod random;
 pub(crate) mod scene;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use youquanti_gpu::testing::OwnedFrame;
 use youquanti_gpu::{CameraInput, FaceOptions};
-use youquanti_models::{CameraId, PictureLayout, PixelFormat};
+use youquanti_models::{CameraId, Clock, PictureLayout, PixelFormat, Timestamp, UtcNanos};
+
+/// A clock that goes on by a microsecond each time it is read.
+#[derive(Default)]
+pub(crate) struct Ticks(AtomicU64);
+
+impl Clock for Ticks {
+    fn now(&self) -> Timestamp {
+        Timestamp(1000 * (1 + self.0.fetch_add(1, Ordering::SeqCst)))
+    }
+
+    fn utc(&self) -> UtcNanos {
+        UtcNanos(0)
+    }
+}
 
 /// An RGB24 picture.
 #[derive(Clone)]

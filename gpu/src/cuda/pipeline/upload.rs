@@ -1,0 +1,183 @@
+//! Frames on their way up: the device's slots, the rings that are page-locked for it, and pictures that have to be decoded.
+//!
+//! Each frame is copied once, from where the camera put it. Never waits for the device where the frame's ring is page-locked.
+
+#![allow(unsafe_code, reason = "uploads read frames while the host goes on")]
+
+use youquanti_frames::RingMemory;
+use youquanti_models::{
+    Frame, FrameFaces, FrameMeta, Picture, PictureLayout, PipelineError, PixelFormat, Timestamp,
+};
+
+use super::super::abi;
+use super::super::device::{CallError, Device};
+use super::super::launch::{Event, Stream};
+use super::super::memory::{DeviceBuffer, DevicePtr, MemoryError, RegisteredRing};
+use super::{RingOf, stage};
+use crate::cpu::colour::{self, Jpeg};
+use crate::options::FaceOptions;
+
+/// A place for a frame on the device, and what is known of the frame in it.
+pub(super) struct Slot<F> {
+    memory: DeviceBuffer<u8>,
+    /// When the upload began and ended.
+    pub(super) begun: Event,
+    pub(super) uploaded: Event,
+    /// The frame itself stays where it is until it is collected.
+    pub(super) frame: Option<F>,
+    pub(super) meta: FrameMeta,
+    pub(super) submitted: Timestamp,
+    /// The picture in `memory`.
+    pub(super) picture: abi::Frame,
+    /// Index of its camera among those that are followed.
+    pub(super) camera: usize,
+    /// Whether the camera is to be forgotten before this frame.
+    pub(super) forgets: bool,
+    /// Whether `result`, or `failed`, is there.
+    pub(super) is_done: bool,
+    pub(super) failed: Option<PipelineError>,
+    pub(super) result: FrameFaces,
+}
+
+impl<F> Slot<F> {
+    pub(super) fn new(
+        device: &Device,
+        memory: DeviceBuffer<u8>,
+        max_faces: usize,
+    ) -> Result<Self, CallError> {
+        let picture = abi::Frame { bytes: memory.ptr(), width: 0, height: 0, stride: 0, format: 0 };
+        let result = FrameFaces::with_capacity(max_faces);
+        Ok(Self {
+            memory,
+            begun: Event::new(device)?,
+            uploaded: Event::new(device)?,
+            frame: None,
+            meta: result.meta,
+            submitted: Timestamp::default(),
+            picture,
+            camera: 0,
+            forgets: false,
+            is_done: false,
+            failed: None,
+            result,
+        })
+    }
+
+    /// Width and height of its picture.
+    pub(super) fn size(&self) -> [u32; 2] {
+        [self.picture.width, self.picture.height]
+    }
+
+    /// Forgets the frame before.
+    pub(super) fn begin(&mut self, frame: &impl Frame, submitted: Timestamp) {
+        self.meta = *frame.meta();
+        self.submitted = submitted;
+        self.forgets = false;
+        self.is_done = false;
+        self.failed = None;
+        self.result.faces.clear();
+    }
+}
+
+/// Device memory for a frame of any of the announced cameras.
+pub(super) fn slot_bytes(options: &FaceOptions) -> usize {
+    let layouts = options.cameras.iter().map(|input| uploaded_layout(&input.layout));
+    layouts.map(|layout| layout.max_bytes()).max().unwrap_or(0).max(1)
+}
+
+/// What of a picture goes up: itself, or what its JPEG is decoded to.
+fn uploaded_layout(layout: &PictureLayout) -> PictureLayout {
+    match layout.format {
+        PixelFormat::Mjpg => PictureLayout::packed(layout.width, layout.height, PixelFormat::Rgb24),
+        _ => *layout,
+    }
+}
+
+/// See the module.
+pub(super) struct Uploader<F> {
+    ring_of: RingOf<F>,
+    rings: Vec<RegisteredRing>,
+    /// Where rings begin that the driver does not page-lock.
+    refused: Vec<usize>,
+    jpeg: Jpeg,
+    stream: Stream,
+}
+
+impl<F: Frame> Uploader<F> {
+    pub(super) fn new(stream: Stream, ring_of: RingOf<F>) -> Self {
+        Self { ring_of, rings: Vec::new(), refused: Vec::new(), jpeg: Jpeg::default(), stream }
+    }
+
+    /// Begins the upload of a frame, which stays where it is until the slot's event has happened.
+    pub(super) fn upload(
+        &mut self,
+        device: &Device,
+        frame: &F,
+        slot: &mut Slot<F>,
+    ) -> Result<(), PipelineError> {
+        let picture = frame.picture();
+        let failed = |error: CallError| error.in_stage("upload");
+        let bad = |error: colour::ColourError| {
+            let FrameMeta { camera, seq, .. } = *frame.meta();
+            PipelineError::Picture { camera, seq, reason: error.to_string() }
+        };
+        colour::check(&picture).map_err(bad)?;
+        let is_jpeg = picture.layout.format == PixelFormat::Mjpg;
+        if !is_jpeg {
+            self.page_lock(device, frame, picture.bytes);
+        }
+        let Self { jpeg, stream, .. } = self;
+        let picture = if is_jpeg { jpeg.decode(&picture).map_err(bad)? } else { picture };
+        let bytes = &picture.bytes[..picture.bytes.len().min(picture.layout.max_bytes())];
+        if slot.memory.len() < bytes.len() {
+            slot.memory =
+                larger(device, picture.layout.max_bytes()).map_err(|error| stage("upload", error))?;
+        }
+        slot.picture = located(&picture, slot.memory.ptr())
+            .ok_or_else(|| bad(colour::ColourError::Conversion("it is not decoded".to_owned())))?;
+        stream.record(&slot.begun).map_err(failed)?;
+        // SAFETY: the slot is large enough. The frame is kept, and not written, until it is collected, which is after the
+        // upload; the driver reads a decoded picture, which is not page-locked, before it returns.
+        unsafe { stream.upload(bytes, slot.memory.ptr()) }.map_err(failed)?;
+        stream.record(&slot.uploaded).map_err(failed)
+    }
+
+    /// Page-locks the frame's ring, if it is a new one. Where that is refused uploads are slower, and it is said once.
+    fn page_lock(&mut self, device: &Device, frame: &F, bytes: &[u8]) {
+        if self.rings.iter().any(|ring| ring.contains(bytes)) {
+            return;
+        }
+        let Some(memory) = (self.ring_of)(frame) else { return };
+        let start = start_of(&memory);
+        if self.refused.contains(&start) {
+            return;
+        }
+        match RegisteredRing::new(device, memory) {
+            Ok(ring) => self.rings.push(ring),
+            Err(error) => {
+                tracing::warn!(
+                    camera = %frame.meta().camera, error = %with_cause(&error),
+                    "a camera's ring cannot be page-locked: its uploads take longer"
+                );
+                self.refused.push(start);
+            }
+        }
+    }
+}
+
+fn start_of(memory: &RingMemory) -> usize {
+    memory.bytes().cast::<u8>().as_ptr().addr()
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// For a picture larger than any that was announced. Waits for the device.
+fn larger(device: &Device, bytes: usize) -> Result<DeviceBuffer<u8>, MemoryError> {
+    DeviceBuffer::new(device, "a larger frame", bytes)
+}
+
+fn located(picture: &Picture<'_>, at: DevicePtr<u8>) -> Option<abi::Frame> {
+    abi::Frame::new(at, &picture.layout)
+}
