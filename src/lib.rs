@@ -17,9 +17,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod backend;
 pub mod calibrate;
 pub mod chaos;
 pub mod offsets;
+#[cfg(feature = "cuda")]
+mod on_gpu;
 pub mod preflight;
 mod session;
 mod wiring;

@@ -4,34 +4,39 @@
 //! shared memory. Finds all problems at once, each with its place in the configuration. Opens no camera
 //! (of those on a network it only asks whether they answer) and changes nothing.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use youquanti_actors::capture::{CaptureError, file, v4l2};
-use youquanti_config::{Backend, Config, ConfigErrors, Problem, SourceConfig};
+use youquanti_config::{Config, ConfigErrors, OnFatal, Problem, SourceConfig};
 use youquanti_frames::segment_bytes;
 use youquanti_gpu as gpu;
 use youquanti_models::PictureLayout;
 
+use crate::backend::{self, Backend, Engine, with_causes};
 use crate::offsets::Offsets;
 use crate::wiring::{self, RING_DIR};
 
-/// Checks everything that `config` names against this machine.
+/// Checks everything that `config` names against this machine, and decides what a session with it computes on.
 ///
 /// # Errors
 /// All problems, in the order of the configuration's file.
-pub fn check(config: &Config) -> Result<(), ConfigErrors> {
+pub fn check(config: &Config) -> Result<Backend, ConfigErrors> {
     let mut problems = Vec::new();
     sources(config, &mut problems);
     offsets(config, &mut problems);
     shared_memory(config, &mut problems);
-    pipeline(config, &mut problems);
+    let backend = backend::decide(config).map_err(|found| problems.extend(found)).ok();
+    if let Some(backend) = &backend {
+        networks(config, backend, &mut problems);
+    }
     if config.recording.enabled {
         folder(config, &mut problems);
     }
-    ConfigErrors::check(problems)
+    ConfigErrors::check(backend, problems)
 }
 
 /// Bytes that a user without privileges may still write to the file system of `path`, or of its nearest
@@ -99,7 +104,7 @@ fn sources(config: &Config, problems: &mut Vec<Problem>) {
 /// What was measured of cameras is looked up when a session starts.
 fn offsets(config: &Config, problems: &mut Vec<Problem>) {
     if let Err(error) = Offsets::load() {
-        let wrong = format!("has offsets of stamps that cannot be used: {}", with_cause(&error));
+        let wrong = format!("has offsets of stamps that cannot be used: {}", with_causes(&error));
         let remedy = "correct the file, or move it away and run `youquanti calibrate` again";
         problems.push(config.problem("camera", &wrong, remedy));
     }
@@ -170,35 +175,35 @@ fn shared_memory(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-fn pipeline(config: &Config, problems: &mut Vec<Problem>) {
-    if let Err(error) = config.pipeline.backend.name().parse::<gpu::Backend>() {
-        problems.push(config.problem(
-            "pipeline.backend",
-            &format!("cannot run: {error}"),
-            "use \"auto\", \"cpu\" or \"none\"",
-        ));
-    }
-    if matches!(config.pipeline.backend, Backend::Auto | Backend::Cpu)
+/// What runs the networks on the processor, and the networks themselves; what GPUs need was looked at when they were chosen.
+fn networks(config: &Config, backend: &Backend, problems: &mut Vec<Problem>) {
+    if backend.engine == Engine::Cpu
         && let Err(error) = gpu::runtime::load()
     {
         let remedy = "run `make setup`, name the library in YOUQUANTI_ONNXRUNTIME, or record without seeking \
                       faces: backend = \"none\"";
         problems.push(config.problem("pipeline.backend", &format!("cannot run: {error}"), remedy));
     }
-    if let Some(models) = &config.pipeline.model_dir {
-        for error in gpu::check_networks(wiring::detector(&config.pipeline), models) {
-            let wrong = format!("cannot be used: {}", with_cause(&error));
-            let remedy =
-                "put the right file there, or remove model_dir to use the networks inside the program";
-            problems.push(config.problem("pipeline.model_dir", &wrong, remedy));
-        }
+    let Some(models) = &config.pipeline.model_dir else { return };
+    let detector = wiring::detector(&config.pipeline);
+    let checked = processors(config, backend).into_iter();
+    let errors = checked.flat_map(|processor| gpu::check_networks(processor, detector, models));
+    // Processors have networks in common.
+    for error in errors.map(|error| with_causes(&error)).collect::<BTreeSet<_>>() {
+        let remedy = "put the right file there, or remove model_dir to use the networks inside the program";
+        problems.push(config.problem("pipeline.model_dir", &format!("cannot be used: {error}"), remedy));
     }
 }
 
-fn with_cause(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+/// Whose networks a session may come to need.
+fn processors(config: &Config, backend: &Backend) -> Vec<gpu::Processor> {
+    match backend.engine {
+        Engine::None => vec![],
+        Engine::Cpu => vec![gpu::Processor::Cpu],
+        Engine::Gpu { .. } => match config.gpu.on_fatal {
+            OnFatal::Cpu => vec![gpu::Processor::Gpu, gpu::Processor::Cpu],
+            OnFatal::Stop => vec![gpu::Processor::Gpu],
+        },
     }
 }
 

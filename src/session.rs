@@ -17,6 +17,7 @@ use youquanti_actors::stats::LatencySnapshot;
 use youquanti_config::{Config, ConfigErrors};
 use youquanti_models::{CameraName, Clock, Timestamp};
 
+use crate::backend::Backend;
 use crate::offsets::{Offsets, OffsetsError};
 use crate::{preflight, wiring};
 
@@ -74,9 +75,16 @@ impl Session {
     /// Everything that [`preflight::check`] finds, or the first part that fails to start. Nothing is
     /// left running or lying about.
     pub fn start(config: &Config) -> Result<Self, SessionError> {
-        preflight::check(config)?;
+        Self::start_checked(config, &preflight::check(config)?)
+    }
+
+    /// The same with what [`preflight::check`] has just decided on for this configuration.
+    ///
+    /// # Errors
+    /// The first part that fails to start. Nothing is left running or lying about.
+    pub fn start_checked(config: &Config, backend: &Backend) -> Result<Self, SessionError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let mut plan = wiring::plan(config, clock.as_ref());
+        let mut plan = wiring::plan(config, backend, &wiring::track_ids(config), clock.as_ref());
         let offsets = Offsets::load()?.known();
         for camera in &mut plan.cameras {
             camera.offsets = Arc::clone(&offsets);

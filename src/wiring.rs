@@ -1,7 +1,7 @@
 //! From configuration to actors: the one place where both are known.
 //!
-//! Turns a valid [`Config`] into a [`SessionPlan`]: which source each camera opens, which back end each
-//! worker builds, what is recorded where. Opens nothing itself.
+//! Turns a valid [`Config`] and the [`Backend`] that was decided on into a [`SessionPlan`]: which source each camera
+//! opens, what each worker builds, what is recorded where. Opens nothing itself.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -11,8 +11,8 @@ use youquanti_actors::capture::file::{FileOptions, FileSource};
 use youquanti_actors::capture::scene::{Arrangement, SceneOptions, SceneSource};
 use youquanti_actors::capture::v4l2::{ControlValue, Setting, Usual, V4l2Options, V4l2Source};
 use youquanti_actors::capture::{CaptureDevice, Pace};
-use youquanti_actors::pipeline::{BuildPipeline, PipelinePlan};
-use youquanti_actors::plane::{CameraPlan, OpenDevice};
+use youquanti_actors::pipeline::{BoxedPipeline, BuildError, BuildPipeline, PipelinePlan};
+use youquanti_actors::plane::{CameraPlan, DataPlane, OpenDevice};
 use youquanti_actors::recorder::RecordingPlan;
 use youquanti_actors::session::SessionPlan;
 use youquanti_actors::session_file::{Compression, SessionOptions};
@@ -22,18 +22,32 @@ use youquanti_config::{AutoOr, Config, SourceConfig};
 use youquanti_gpu as gpu;
 use youquanti_models::{CameraId, Clock, TrackIds, TrackerOptions, UtcNanos};
 
+#[cfg(not(feature = "cuda"))]
+use crate::backend::Gpu;
+use crate::backend::{Backend, Engine, GpuWorker, Kernels};
+#[cfg(feature = "cuda")]
+use crate::on_gpu;
+
 /// Where frame rings are made.
 pub(crate) const RING_DIR: &str = "/dev/shm";
 
+/// Numbers for the tracks of a session: they go on counting whatever becomes of its pipelines.
+pub(crate) fn track_ids(config: &Config) -> Arc<TrackIds> {
+    Arc::new(TrackIds::new(config.cameras.len()))
+}
+
 /// Everything that the session is made from.
-pub(crate) fn plan(config: &Config, clock: &dyn Clock) -> SessionPlan {
-    let track_ids = Arc::new(TrackIds::new(config.cameras.len()));
-    let workers = (config.pipeline.workers.get() as usize).min(config.cameras.len());
+pub(crate) fn plan(
+    config: &Config,
+    backend: &Backend,
+    track_ids: &Arc<TrackIds>,
+    clock: &dyn Clock,
+) -> SessionPlan {
     let recording = config.recording.enabled.then(|| recording(config, clock));
     SessionPlan {
         name: config.session.name.to_string(),
         cameras: config.cameras.iter().map(camera).collect(),
-        pipelines: (0..workers).map(|worker| pipeline(config, worker, workers, &track_ids)).collect(),
+        pipelines: pipelines(config, backend, track_ids),
         expected_participants: config.participants.expected.map(|n| n.get() as u16),
         trace_dir: recording.as_ref().and_then(|recording| recording.path.parent().map(Path::to_owned)),
         recording,
@@ -174,30 +188,85 @@ fn scene_options(scene: &config::SceneSource) -> SceneOptions {
     }
 }
 
-fn pipeline(config: &Config, worker: usize, workers: usize, track_ids: &Arc<TrackIds>) -> PipelinePlan {
+/// How long a pipeline may be built: networks are searched for their fastest algorithms, TensorRT builds engines.
+const BUILT_WITHIN: Duration = Duration::from_secs(5 * 60);
+const ENGINES_BUILT_WITHIN: Duration = Duration::from_secs(60 * 60);
+
+/// The session's pipeline workers: one for each GPU that has cameras, else as many as are configured.
+fn pipelines(config: &Config, backend: &Backend, track_ids: &Arc<TrackIds>) -> Vec<PipelinePlan> {
+    let cameras = config.cameras.len();
+    let count = match &backend.engine {
+        Engine::Gpu { workers, .. } => workers.len(),
+        Engine::None | Engine::Cpu => (config.pipeline.workers.get() as usize).min(cameras),
+    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = config.pipeline.clone();
-    let max_faces = options.max_faces.get() as usize;
-    let threads = match options.threads {
-        config::Threads::Fixed(threads) => threads.get() as usize,
-        config::Threads::Auto => (cores / workers).max(1),
+    let seeking = Seeking {
+        options: config.pipeline.clone(),
+        threads: match config.pipeline.threads {
+            config::Threads::Fixed(threads) => threads.get() as usize,
+            config::Threads::Auto => (cores / count).max(1),
+        },
+        track_ids: Arc::clone(track_ids),
     };
-    let reason = match options.backend {
-        config::Backend::Auto => "auto: this version has no other back end",
-        _ => "asked for by name",
-    };
-    let track_ids = Arc::clone(track_ids);
-    let seeks_faces = options.backend != config::Backend::None;
-    let build: BuildPipeline = Arc::new(move |plane, cameras| {
-        if !seeks_faces {
-            return Ok(Box::new(gpu::NoPipeline::new(reason)));
+    let worker = |worker: usize| {
+        let dealt = (worker..cameras).step_by(count).collect();
+        let (places, build, what, built_within) = match &backend.engine {
+            Engine::None => {
+                let reason = backend.reason.clone();
+                let build: BuildPipeline = Arc::new(move |_, _| Ok(Box::new(gpu::NoPipeline::new(&reason))));
+                (dealt, build, "none".to_owned(), BUILT_WITHIN)
+            }
+            Engine::Cpu => {
+                let (seeking, reason) = (seeking.clone(), backend.reason.clone());
+                let build: BuildPipeline =
+                    Arc::new(move |plane, cameras| seeking.on_processor(plane, cameras, &reason));
+                (dealt, build, "cpu".to_owned(), BUILT_WITHIN)
+            }
+            Engine::Gpu { kernels, workers } => {
+                let GpuWorker { gpu, cameras } = &workers[worker];
+                let build = on_gpu::build(seeking.clone(), config, kernels, gpu, &backend.reason);
+                let built_within = match kernels {
+                    Kernels::Cuda => BUILT_WITHIN,
+                    Kernels::TensorRt { .. } => ENGINES_BUILT_WITHIN,
+                };
+                (cameras.clone(), build, format!("{} on {gpu}", kernels.name()), built_within)
+            }
+        };
+        PipelinePlan {
+            cameras: places.into_iter().map(|index| CameraId(index as u16)).collect(),
+            build,
+            what,
+            built_within,
+            batch_wait: match backend.engine {
+                Engine::Gpu { .. } => config.gpu.batch_wait.get(),
+                Engine::None | Engine::Cpu => Duration::ZERO,
+            },
+            core: (backend.engine != Engine::None && cores > count).then(|| cores - 1 - worker),
+            max_faces: config.pipeline.max_faces.get() as usize,
         }
+    };
+    (0..count).map(worker).collect()
+}
+
+/// How faces are sought, whatever computes.
+#[derive(Clone)]
+pub(crate) struct Seeking {
+    options: config::PipelineConfig,
+    /// On the processor.
+    threads: usize,
+    track_ids: Arc<TrackIds>,
+}
+
+impl Seeking {
+    /// What to look for in the pictures of these cameras, which are open.
+    pub(crate) fn faces(&self, plane: &DataPlane, cameras: &[CameraId]) -> gpu::FaceOptions {
+        let options = &self.options;
         let inputs = cameras.iter().filter_map(|&camera| {
             let opened = plane.camera(camera).opened()?;
             Some(gpu::CameraInput { camera, layout: opened.layout })
         });
-        let faces = gpu::FaceOptions {
-            detector: detector(&options),
+        gpu::FaceOptions {
+            detector: detector(options),
             detector_size: match options.detector_size {
                 config::DetectorSize::Auto => {
                     gpu::DetectorSize::Auto { smallest_face_px: options.smallest_face.get() as f32 }
@@ -206,25 +275,47 @@ fn pipeline(config: &Config, worker: usize, workers: usize, track_ids: &Arc<Trac
             },
             score_threshold: options.score_threshold.get(),
             tracker: TrackerOptions {
-                max_faces,
+                max_faces: options.max_faces.get() as usize,
                 detect_every: u64::from(options.detect_every.get()),
                 presence_threshold: options.presence_threshold.get(),
                 ..TrackerOptions::default()
             },
             model_dir: options.model_dir.clone(),
-            track_ids: Arc::clone(&track_ids),
+            track_ids: Arc::clone(&self.track_ids),
             ..gpu::FaceOptions::new(inputs.collect())
-        };
-        let cpu = gpu::CpuOptions { faces, threads, reason: reason.to_owned() };
-        Ok(Box::new(gpu::CpuPipeline::new(&cpu, Arc::clone(&plane.clock))?))
-    });
-    let cameras = (0..config.cameras.len()).skip(worker).step_by(workers);
-    PipelinePlan {
-        cameras: cameras.map(|index| CameraId(index as u16)).collect(),
-        build,
-        core: (seeks_faces && cores > workers).then(|| cores - 1 - worker),
-        max_faces,
+        }
     }
+
+    /// A pipeline on the processor for these cameras.
+    pub(crate) fn on_processor(&self, plane: &DataPlane, cameras: &[CameraId], reason: &str) -> Built {
+        let faces = self.faces(plane, cameras);
+        let options = gpu::CpuOptions { faces, threads: self.threads, reason: reason.to_owned() };
+        match gpu::CpuPipeline::new(&options, Arc::clone(&plane.clock)) {
+            Ok(pipeline) => Ok(Box::new(pipeline)),
+            Err(error) => Err(BuildError::Failed(error.into())),
+        }
+    }
+}
+
+/// A pipeline, or why there is none.
+pub(crate) type Built = Result<BoxedPipeline, BuildError>;
+
+/// Never asked: without CUDA no GPU is chosen.
+#[cfg(not(feature = "cuda"))]
+mod on_gpu {
+    use super::*;
+
+    pub(super) fn build(_: Seeking, _: &Config, _: &Kernels, _: &Gpu, _: &str) -> BuildPipeline {
+        Arc::new(|_, _| Err(BuildError::ForGood("this program was built without CUDA".into())))
+    }
+}
+
+/// What a pipeline goes over to when the loss of its device is rehearsed: the processor, or nothing where nothing sought.
+pub(crate) fn stand_in(config: &Config, backend: &Backend, track_ids: &Arc<TrackIds>) -> BuildPipeline {
+    let engine = if backend.engine == Engine::None { Engine::None } else { Engine::Cpu };
+    let reason = "rehearsal: the device was lost".to_owned();
+    let mut plans = pipelines(config, &Backend { engine, reason }, track_ids);
+    plans.swap_remove(0).build
 }
 
 /// The detector that a configuration names.

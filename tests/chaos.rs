@@ -49,6 +49,7 @@ fault = [
     { kind = "hang" },
     { kind = "pipeline-panic" },
     { kind = "pipeline-error" },
+    { kind = "pipeline-lost" },
     { name = "command", camera = "left", run = "true", undo = "true", for = "100ms", expect = "nothing" },
 ]
 "#;

@@ -20,7 +20,9 @@ fn every_example_is_ready_or_says_what_is_missing() {
         let path = repository("config/examples").join(file);
         let ended = Scratch::new().run(&["check", path.to_str().unwrap()]).with(code);
         ended.says(parts);
-        assert_eq!(code == 0, ended.out.ends_with(")\n") && ended.err.is_empty(), "{ended:?}");
+        let is_ready =
+            ended.out.contains(": ready (") && ended.out.contains("\nback end ") && ended.err.is_empty();
+        assert_eq!(code == 0, is_ready, "{ended:?}");
     }
     let scratch = Scratch::new();
     let plugged_in = scratch.run(&["cameras"]).with(0).out;

@@ -23,6 +23,8 @@ pub enum Word {
     Started,
     /// Failed, and why.
     Failed(String),
+    /// Failed, and why no other life would fare better.
+    FailedForGood(String),
     /// Came to its natural end; what there is to say of it, such as a file that was cut off.
     Ended(Option<String>),
 }
@@ -123,6 +125,12 @@ impl Lifeline {
         self.say(Word::Failed(cause.into()));
     }
 
+    /// Reports a failure that another life would only repeat: the child is given up. The actor should end itself.
+    pub fn failed_for_good(&mut self, cause: impl Into<String>) {
+        self.last_word_said = true;
+        self.say(Word::FailedForGood(cause.into()));
+    }
+
     /// Reports the natural end; the actor should end itself.
     pub fn ended(&mut self) {
         self.ended_with(None);
@@ -137,18 +145,7 @@ impl Lifeline {
     /// Runs `work`; a panic in it is reported with its text, and `None` comes back. The actor must then
     /// end itself: its state may be half changed.
     pub fn guard<T>(&mut self, work: impl FnOnce() -> T) -> Option<T> {
-        match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(done) => Some(done),
-            Err(payload) => {
-                let text = payload
-                    .downcast_ref::<&str>()
-                    .map(|text| (*text).to_owned())
-                    .or_else(|| payload.downcast_ref::<String>().cloned())
-                    .unwrap_or_else(|| "no text".to_owned());
-                self.failed(format!("panic: {text}"));
-                None
-            }
-        }
+        caught(work).map_err(|panic| self.failed(panic)).ok()
     }
 
     #[allow(clippy::disallowed_methods, reason = "a failure report must not be refused by a full mailbox")]
@@ -164,6 +161,18 @@ impl Drop for Lifeline {
             self.say(Word::Failed(how.to_owned()));
         }
     }
+}
+
+/// What `work` gives, or the text of its panic, for actors that have to let go of something before they report it.
+///
+/// # Errors
+/// `panic: ` and what it said.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        format!("panic: {}", text.unwrap_or("no text"))
+    })
 }
 
 /// One life of a child, as the supervisor holds it.

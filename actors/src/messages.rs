@@ -132,6 +132,8 @@ pub enum EventKind {
     ChildGivenUp,
     /// A child's thread hangs: it was left behind, and will never be used again.
     ChildAbandoned,
+    /// A pipeline that failed works again on something else than before, such as the processor after its GPU was lost.
+    BackendChanged,
     /// The first frames of all cameras have come: how far they are apart.
     FirstFrames,
     /// A camera is away, since when and why.
@@ -162,6 +164,7 @@ impl EventKind {
             EventKind::ChildDegraded => "child_degraded",
             EventKind::ChildGivenUp => "child_given_up",
             EventKind::ChildAbandoned => "child_abandoned",
+            EventKind::BackendChanged => "backend_changed",
             EventKind::FirstFrames => "first_frames",
             EventKind::GapOpened => "gap_opened",
             EventKind::GapClosed => "gap_closed",

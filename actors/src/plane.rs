@@ -123,6 +123,7 @@ pub struct CameraLine {
     pub first_since_opened: AtomicU64,
     opened: Mutex<Option<OpenedCamera>>,
     ring: Mutex<RingPlace>,
+    backend: Mutex<Option<BackendInfo>>,
 }
 
 #[derive(Default)]
@@ -153,12 +154,23 @@ impl CameraLine {
             first_since_opened: AtomicU64::new(0),
             opened: Mutex::new(None),
             ring: Mutex::new(RingPlace::default()),
+            backend: Mutex::new(None),
         }
     }
 
     /// What the camera was when it was last opened.
     pub fn opened(&self) -> Option<OpenedCamera> {
         lock(&self.opened).clone()
+    }
+
+    /// The back end that seeks faces in its frames, or did last; `None` until its pipeline was built.
+    pub fn backend(&self) -> Option<BackendInfo> {
+        lock(&self.backend).clone()
+    }
+
+    /// Notes the back end of the camera's pipeline, which has just been built.
+    pub fn set_backend(&self, info: &BackendInfo) {
+        *lock(&self.backend) = Some(info.clone());
     }
 
     /// Whether every consumer that must get every frame has room for one more.
@@ -184,7 +196,6 @@ pub struct DataPlane {
     pub cameras: Box<[CameraLine]>,
     /// The session's t0, nanoseconds: 0 until all cameras stream and the barrier is opened.
     started_at: AtomicU64,
-    backend: Mutex<Option<BackendInfo>>,
     session_name: String,
     ring_dir: PathBuf,
 }
@@ -206,7 +217,6 @@ impl DataPlane {
             flight: FlightRecorder::new(flight_spans),
             cameras: cameras.into_iter().map(CameraLine::new).collect(),
             started_at: AtomicU64::new(0),
-            backend: Mutex::new(None),
             session_name,
             ring_dir,
         })
@@ -258,14 +268,19 @@ impl DataPlane {
         Ok(ring)
     }
 
-    /// The back end that the session's pipelines run, once one has been built.
+    /// The back end of the session's pipelines as one: that of the first camera, with the devices of all that are of
+    /// the same kind. `None` until a pipeline was built.
     pub fn backend(&self) -> Option<BackendInfo> {
-        lock(&self.backend).clone()
-    }
-
-    /// Notes the back end of a pipeline that has just been built.
-    pub fn set_backend(&self, info: BackendInfo) {
-        *lock(&self.backend) = Some(info);
+        let mut all = self.cameras.iter().filter_map(CameraLine::backend);
+        let mut first = all.next()?;
+        let mut devices = vec![first.device.clone()];
+        for other in all.filter(|other| other.backend == first.backend) {
+            if !devices.contains(&other.device) {
+                devices.push(other.device);
+            }
+        }
+        first.device = devices.join(", ");
+        Some(first)
     }
 
     /// Settles frames that no pipeline came for. Called when cameras and pipelines are at rest.

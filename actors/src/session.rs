@@ -48,8 +48,8 @@ const WATCH_CAMERA: WatchPolicy = WatchPolicy {
     when_hung: WhenHung::Suspend,
 };
 
-/// Building a pipeline may mean compiling for a device.
-const PIPELINE_BUILT_WITHIN: Duration = Duration::from_secs(300);
+/// How often it is said that a pipeline is still being built: networks may be compiled for a device.
+const BUILDING_NEWS: Duration = Duration::from_secs(5);
 
 /// Disks may stand still for a while, and everything that is recorded waits for them.
 const WATCH_OTHERS: WatchPolicy = WatchPolicy {
@@ -161,7 +161,8 @@ pub struct SessionReport {
     pub started_at: Timestamp,
     /// When capturing ended.
     pub stopped_at: Timestamp,
-    /// The back end that ran.
+    /// The back end that the session began with, which is also what its file says; `degraded` says when another took
+    /// its place.
     pub backend: Option<BackendInfo>,
     /// In the order of the cameras' ids.
     pub cameras: Vec<CameraReport>,
@@ -226,6 +227,10 @@ struct SessionActor {
     ended: BTreeSet<CameraId>,
     subscribers: Vec<SyncSender<Event>>,
     first_frames_said: bool,
+    /// The back end that the session began with.
+    backend: Option<BackendInfo>,
+    /// What each pipeline worker works with, as far as was said.
+    worker_backends: Vec<Option<BackendInfo>>,
     traces: Vec<PathBuf>,
     report: SyncSender<SessionReport>,
 }
@@ -296,7 +301,7 @@ impl Cast {
         });
         // Its thread is silent while it works on a frame.
         let watch = WatchPolicy {
-            start_within: PIPELINE_BUILT_WITHIN,
+            start_within: plan.pipelines[usize::from(worker)].built_within,
             silent_for: plan.pipeline_timeout,
             when_hung: WhenHung::Escalate,
         };
@@ -353,7 +358,15 @@ impl Cast {
         let building: Vec<_> = workers
             .map(|worker| (worker, self.supervisor.send(StartChild(self.pipeline_spec(plan, plane, worker)))))
             .collect();
+        let begun_at = plane.clock.now();
         for (worker, built) in building {
+            let built = awaited(built, || {
+                let (what, so_far) = (
+                    &plan.pipelines[usize::from(worker)].what,
+                    plane.clock.now().saturating_since(begun_at).as_secs(),
+                );
+                info!("pipeline {worker} is being built, {so_far} s so far: {what}");
+            });
             let outcome = built.await.unwrap_or_else(|gone| Err(gone.to_string()));
             outcome.map_err(|cause| StartError::Pipeline { worker, cause })?;
         }
@@ -439,12 +452,30 @@ impl Cast {
     }
 }
 
+/// Waits for an answer; `news` is called every [`BUILDING_NEWS`] meanwhile.
+async fn awaited<F: Future>(answer: F, mut news: impl FnMut()) -> F::Output {
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        match actix_rt::time::timeout(BUILDING_NEWS, answer.as_mut()).await {
+            Ok(answer) => return answer,
+            Err(_) => news(),
+        }
+    }
+}
+
 /// A child as people call it.
 fn child_name(plane: &DataPlane, id: ChildId) -> String {
     match id {
         ChildId::Camera(camera) => format!("camera {}", plane.camera(camera).plan.name),
         other => other.to_string(),
     }
+}
+
+/// A back end as an event tells it, with what the file's header says of the one that the session began with.
+fn backend_facts(info: &BackendInfo) -> serde_json::Value {
+    let BackendInfo { backend, device, runtime, models, reason } = info;
+    let models: BTreeMap<_, _> = models.iter().cloned().collect();
+    json!({ "backend": backend, "device": device, "runtime": runtime, "models": models, "reason": reason })
 }
 
 /// What the file says of the session, as JSON.
@@ -467,6 +498,8 @@ impl SessionActor {
             ended: BTreeSet::new(),
             subscribers: Vec::new(),
             first_frames_said: false,
+            backend: None,
+            worker_backends: Vec::new(),
             traces: Vec::new(),
             report,
         }
@@ -542,7 +575,7 @@ impl SessionActor {
                 abandoned_threads,
                 started_at: session.started_at,
                 stopped_at,
-                backend: session.plane.backend(),
+                backend: session.backend.take(),
                 cameras: camera_reports(&session.plane, &snapshot),
                 imbalances,
                 recording,
@@ -635,6 +668,33 @@ impl SessionActor {
         self.emit(ctx, "session", EventKind::FirstFrames, detail);
     }
 
+    /// What a worker works with.
+    fn backend_of(&self, worker: usize) -> Option<BackendInfo> {
+        self.plane.camera(*self.plan.pipelines[worker].cameras.first()?).backend()
+    }
+
+    /// Says so when a worker has come back with another back end than it had.
+    fn look_at_backend(&mut self, ctx: &mut Context<Self>, worker: usize, name: &str) {
+        let now = self.backend_of(worker);
+        let before = std::mem::replace(&mut self.worker_backends[worker], now.clone());
+        let (Some(before), Some(now)) = (before, now) else { return };
+        if before == now {
+            return;
+        }
+        let words = |info: &BackendInfo| format!("{} on {}", info.backend, info.device);
+        warn!(child = name, reason = now.reason, "went over to {}", words(&now));
+        self.degraded.add(format!(
+            "{name} went over from {} to {}: {}",
+            words(&before),
+            words(&now),
+            now.reason
+        ));
+        let cameras = self.plan.pipelines[worker].cameras.iter();
+        let cameras: Vec<_> = cameras.map(|&id| self.plane.camera(id).plan.name.to_string()).collect();
+        let detail = json!({ "cameras": cameras, "from": backend_facts(&before), "to": backend_facts(&now) });
+        self.emit(ctx, name, EventKind::BackendChanged, detail);
+    }
+
     /// Writes the last minute to a file of its own, off this thread.
     fn write_trace(&mut self, name: &str) {
         let written = u32::try_from(self.traces.len()).unwrap_or(u32::MAX);
@@ -705,10 +765,13 @@ impl Handler<Start> for SessionActor {
             if let Ok(started_at) = started {
                 session.state = State::Running;
                 session.started_at = started_at;
+                session.backend = session.plane.backend();
+                session.worker_backends =
+                    (0..session.plan.pipelines.len()).map(|worker| session.backend_of(worker)).collect();
                 let detail = json!({
                     "name": session.plan.name,
                     "cameras": session.plane.cameras.len(),
-                    "backend": session.plane.backend().map(|info| info.backend),
+                    "backend": session.backend.as_ref().map(|info| info.backend),
                 });
                 session.emit(ctx, "session", EventKind::SessionStarted, detail);
                 session.look_for_first_frames(ctx);
@@ -806,6 +869,9 @@ impl Handler<ChildChanged> for SessionActor {
                     self.close_gap(ctx, camera, if first == 0 { at } else { Timestamp(first) });
                 }
                 self.emit(ctx, &name, EventKind::ChildRestarted, json!({}));
+                if let ChildId::Pipeline(worker) = id {
+                    self.look_at_backend(ctx, usize::from(worker), &name);
+                }
             }
             Change::Ended { note } => {
                 let ChildId::Camera(camera) = id else { return };

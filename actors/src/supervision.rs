@@ -104,6 +104,11 @@ pub enum Input {
         /// Which life.
         generation: u32,
     },
+    /// It failed, and says that every other life would too.
+    FailedForGood {
+        /// Which life.
+        generation: u32,
+    },
     /// It came to its natural end.
     Ended {
         /// Which life.
@@ -209,6 +214,9 @@ impl ChildSupervision {
                 None
             }
             Input::Failed { generation } if alive && self.is_current(generation) => Some(self.fail(now)),
+            Input::FailedForGood { generation } if alive && self.is_current(generation) => {
+                Some(self.give_up())
+            }
             Input::Ended { generation } if alive && self.is_current(generation) => {
                 self.state = ChildState::Ended;
                 None
@@ -263,10 +271,7 @@ impl ChildSupervision {
                 self.state = ChildState::Suspended;
                 Effect::Suspend
             }
-            WhenHung::Escalate => {
-                self.state = ChildState::GivenUp;
-                Effect::Escalate
-            }
+            WhenHung::Escalate => self.give_up(),
         })
     }
 
@@ -286,8 +291,7 @@ impl ChildSupervision {
         self.failures.retain(|&at| now.saturating_since(at) < window);
         let degraded = self.failures.len() >= self.policy.max_restarts;
         if degraded && self.policy.when_exhausted == WhenExhausted::Escalate {
-            self.state = ChildState::GivenUp;
-            return Effect::Escalate;
+            return self.give_up();
         }
         let backoff = if degraded {
             self.policy.longest_backoff
@@ -300,6 +304,11 @@ impl ChildSupervision {
         }
         self.failures.push_back(now);
         self.retry_at(now, backoff, degraded)
+    }
+
+    fn give_up(&mut self) -> Effect {
+        self.state = ChildState::GivenUp;
+        Effect::Escalate
     }
 
     /// Waits three to four quarters of `backoff`, by chance.
@@ -384,6 +393,16 @@ mod tests {
     fn what_the_session_cannot_live_without_escalates() {
         let recorder = RestartPolicy { max_restarts: 0, when_exhausted: WhenExhausted::Escalate, ..CAMERA };
         assert_eq!(after_failures(recorder, &[1000]), Some(Effect::Escalate));
+    }
+
+    #[test]
+    fn who_says_that_no_life_will_do_gets_none() {
+        let mut child = ChildSupervision::new(CAMERA, WATCH, 0);
+        child.on(millis(0), Input::Start);
+        assert_eq!(child.on(millis(1), Input::FailedForGood { generation: 2 }), None, "another life's word");
+        assert_eq!(child.on(millis(1), Input::FailedForGood { generation: 1 }), Some(Effect::Escalate));
+        assert_eq!(child.on(millis(9000), Input::Tick), None);
+        assert_eq!(child.state(), ChildState::GivenUp);
     }
 
     #[test]

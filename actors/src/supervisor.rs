@@ -293,6 +293,10 @@ impl Handler<Report> for SupervisorActor {
                 let effect = self.input(ctx, id, Input::Failed { generation });
                 self.failed(ctx, id, cause, effect, false);
             }
+            Word::FailedForGood(cause) => {
+                let effect = self.input(ctx, id, Input::FailedForGood { generation });
+                self.failed(ctx, id, cause, effect, false);
+            }
             Word::Ended(note) => {
                 self.input(ctx, id, Input::Ended { generation });
                 if before == ChildState::Running {

@@ -7,12 +7,16 @@ mod session_stub;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use serde_json::json;
 use session_stub::*;
 use youquanti_actors::capture::Pace;
 use youquanti_actors::fault;
 use youquanti_actors::ledger::{Consumer, DropReason};
 use youquanti_actors::messages::{Event, EventKind};
+use youquanti_actors::pipeline::BuildError;
+use youquanti_actors::plane::{CameraLine, FrameMailbox};
 use youquanti_actors::session::{SessionHandle, SessionReport, StartError};
 use youquanti_actors::session_file::{Inspection, SessionReader};
 use youquanti_actors::supervision::WhenExhausted;
@@ -432,6 +436,129 @@ fn a_pipeline_that_panics_loses_what_it_holds_and_nothing_else() {
     assert_eq!(inspection.gaps.len(), 0, "the camera was never away");
     assert_eq!(inspection.events_by_kind["child_restarted"], 2);
     assert_eq!(inspection.participants.len(), FACES, "tracks and participants survive");
+}
+
+#[test]
+fn a_pipeline_that_fails_with_several_frames_inside_accounts_for_each() {
+    let _serial = serially();
+    let sources = [(); 3].map(|()| Source::new(Pace::Lossless));
+    let stub = Stub::gated(6);
+    let setup = Setup::new(&sources.each_ref(), Arc::clone(&stub));
+    let session = setup.start();
+    let events = session.subscribe();
+    // The first frame waits at the gate, and what comes meanwhile fills the back end when it is through.
+    sources[0].frames(1);
+    until("the first frame is being worked on", || stub.entered() == 1);
+    stub.trouble(1, 0, Trouble::Stage);
+    sources.iter().for_each(|source| source.frames(2));
+    until("all wait", || {
+        let waiting =
+            |line: &CameraLine| matches!(&line.frames, FrameMailbox::Lossless(frames) if frames.len() == 2);
+        session.plane().cameras.iter().all(waiting)
+    });
+    stub.gate().open(2);
+    event(&events, EventKind::ChildRestarted);
+    stub.gate().open_for_good();
+    (0..3).for_each(|id| settled(&session, id, 2 + u64::from(id == 0)));
+    let (report, _) = setup.finish(session);
+    let pipelines = report.cameras.iter().map(|camera| camera.ledger.consumers[0]);
+    let counts: Vec<_> = pipelines
+        .map(|p| (p.delivered, dropped(&p, DropReason::Failed), dropped(&p, DropReason::Crashed)))
+        .collect();
+    // Each camera in its turn, beginning with the second: that one's frame fails, and five are inside with it.
+    assert_eq!(counts, [(1, 0, 2), (0, 1, 1), (0, 0, 2)]);
+    assert_says(&report, "pipeline 0 failed: pipeline stage detect failed: scripted");
+}
+
+#[test]
+fn a_pipeline_that_loses_its_device_goes_on_with_another() {
+    let _serial = serially();
+    let (left, right) = (Source::new(Pace::Real), Source::new(Pace::Real));
+    let stub = Stub::going_over_to("other");
+    let setup = Setup::new(&[&left, &right], Arc::clone(&stub));
+    let session = setup.start();
+    let events = session.subscribe();
+    stub.trouble(0, 2, Trouble::DeviceLost);
+    one_by_one(&session, &left, 0, 3);
+    let changed = event(&events, EventKind::BackendChanged);
+    assert_eq!((&*changed.source, &changed.detail["cameras"]), ("pipeline 0", &json!(["cam0", "cam1"])));
+    let [from, to] = ["from", "to"].map(|key| changed.detail[key].clone());
+    assert_eq!(
+        (&from["backend"], &to["backend"], &to["device"]),
+        (&json!("stub"), &json!("other"), &json!("none"))
+    );
+    assert_eq!((&to["reason"], &to["models"]), (&json!("the device was lost"), &json!({})));
+    one_by_one(&session, &left, 0, 4);
+    one_by_one(&session, &right, 1, 4);
+    let (report, inspection) = setup.finish(session);
+    let inspection = inspection.unwrap();
+    let [pipeline, index] = report.cameras[0].ledger.consumers;
+    assert_eq!((pipeline.delivered, dropped(&pipeline, DropReason::Failed), index.delivered), (6, 1, 7));
+    assert_eq!(report.cameras[1].ledger.consumers[0].delivered, 4);
+    assert_says(&report, "pipeline 0 failed: device lost in pipeline stage landmarks: scripted");
+    assert_says(&report, "pipeline 0 went over from stub on none to other on none: the device was lost");
+    assert_eq!(report.backend.unwrap().backend, "stub", "what the session began with, as in its file");
+    assert_eq!(
+        (&*inspection.header.backend, verdict(&inspection)["state"].as_str()),
+        ("stub", Some("degraded"))
+    );
+    assert_eq!(inspection.events_by_kind["backend_changed"], 1);
+    assert_eq!(inspection.gaps.len(), 0, "no camera was away");
+}
+
+#[test]
+fn a_pipeline_that_nothing_can_replace_ends_the_session_with_a_whole_file() {
+    let _serial = serially();
+    let source = Source::new(Pace::Real);
+    let stub = Stub::free();
+    let setup = Setup::new(&[&source], Arc::clone(&stub));
+    let mut session = setup.start();
+    one_by_one(&session, &source, 0, 3);
+    stub.trouble(0, 3, Trouble::DeviceLost);
+    source.frames(1);
+    let report = session.wait(PATIENCE).expect("it ends by itself");
+    assert_eq!(report.stop_reason, "pipeline 0 failed for good");
+    assert_says(&report, "pipeline 0 failed for good: the device was lost");
+    let [pipeline, index] = report.cameras[0].ledger.consumers;
+    assert_eq!((pipeline.delivered, dropped(&pipeline, DropReason::Failed), index.delivered), (3, 1, 4));
+    assert_eq!(report.imbalances, []);
+    assert!(report.recording.unwrap().unwrap().complete);
+    let inspection = SessionReader::open(&setup.file()).unwrap().inspect(100).unwrap();
+    assert_eq!((inspection.events_by_kind["child_given_up"], inspection.cameras[0].frames), (1, 4));
+}
+
+#[test]
+fn a_pipeline_that_can_never_be_built_is_an_error_of_the_start() {
+    let _serial = serially();
+    let source = Source::new(Pace::Real);
+    let mut setup = Setup::new(&[&source], Stub::free());
+    setup.plan.pipelines[0].build = Arc::new(|_, _| Err(BuildError::ForGood("no such device".into())));
+    let error = check_no_start(&setup);
+    assert_eq!(error.to_string(), "pipeline 0 cannot be built: no such device");
+}
+
+#[test]
+fn frames_of_several_cameras_wait_for_each_other_but_not_at_the_end() {
+    let _serial = serially();
+    let (left, right) = (Source::new(Pace::Real), Source::new(Pace::Real));
+    let stub = Stub::deep(4);
+    let mut setup = Setup::new(&[&left, &right], Arc::clone(&stub));
+    // Longer than any test: what is computed was not waited for.
+    setup.plan.pipelines[0].batch_wait = Duration::from_secs(86_400);
+    let session = setup.start();
+    for n in 1..=5 {
+        left.frames(1);
+        until("it is captured", || camera(&session, 0).captured == n);
+        right.frames(1);
+        settled(&session, 0, n);
+        settled(&session, 1, n);
+    }
+    left.frames(1);
+    until("it is captured", || camera(&session, 0).captured == 6);
+    let (report, _) = setup.finish(session);
+    let delivered = report.cameras.iter().map(|camera| camera.ledger.consumers[0].delivered);
+    assert_eq!(delivered.collect::<Vec<_>>(), [6, 5]);
+    assert_eq!(report.degraded, [""; 0]);
 }
 
 #[test]

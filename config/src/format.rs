@@ -433,21 +433,18 @@ impl Config {
         let mut problems = Problems::new(&source, &syntax);
         let tables = Tables::read_as("", At { table: "", key: "", value: &root }, &mut problems);
         rules::check(&root, &mut problems);
-        let problems = problems.into_inner();
-        match tables {
-            Some(tables) if problems.is_empty() => Ok(Self {
-                source,
-                session: tables.session,
-                cameras: tables.camera,
-                pipeline: tables.pipeline,
-                gpu: tables.gpu,
-                participants: tables.participants,
-                recording: tables.recording,
-                supervision: tables.supervision,
-                log: tables.log,
-            }),
-            _ => Err(ConfigErrors::sorted(problems)),
-        }
+        let tables = ConfigErrors::check(tables, problems.into_inner())?;
+        Ok(Self {
+            source,
+            session: tables.session,
+            cameras: tables.camera,
+            pipeline: tables.pipeline,
+            gpu: tables.gpu,
+            participants: tables.participants,
+            recording: tables.recording,
+            supervision: tables.supervision,
+            log: tables.log,
+        })
     }
 
     /// Reads a configuration's file.

@@ -57,17 +57,18 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
-    /// `Err` with all problems, in the order of the file; `Ok` when there are none.
+    /// What was `made` of a configuration, if there was nothing wrong.
     ///
     /// # Errors
-    /// When `problems` is not empty.
-    pub fn check(problems: Vec<Problem>) -> Result<(), Self> {
-        if problems.is_empty() { Ok(()) } else { Err(Self::sorted(problems)) }
-    }
-
-    pub(crate) fn sorted(mut problems: Vec<Problem>) -> Self {
-        problems.sort_by_key(|problem| problem.position);
-        Self { problems }
+    /// All problems, in the order of the file. There must be some where nothing was made.
+    pub fn check<T>(made: Option<T>, mut problems: Vec<Problem>) -> Result<T, Self> {
+        match made {
+            Some(made) if problems.is_empty() => Ok(made),
+            _ => {
+                problems.sort_by_key(|problem| problem.position);
+                Err(Self { problems })
+            }
+        }
     }
 
     /// The problems, in the order of the file.

@@ -1,7 +1,6 @@
 //! What can be chosen about a pipeline, the same for every back end unless it says otherwise.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use youquanti_models::{CameraId, PictureLayout, TrackIds, TrackerOptions, blazeface, yunet};
@@ -114,56 +113,9 @@ pub struct CpuOptions {
     pub reason: String,
 }
 
-/// A back end by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Backend {
-    /// ONNX Runtime on the processor.
-    Cpu,
-    /// No networks: see [`crate::NoPipeline`].
-    None,
-}
-
-/// Why a back end cannot be had by its name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BackendError {
-    /// Known, but not part of this version.
-    #[error("this version has no {0} back end: use `cpu` or `auto`")]
-    NotInThisVersion(&'static str),
-    /// Not a back end.
-    #[error("{0:?} is not a back end: use `auto`, `cpu` or `none`")]
-    Unknown(String),
-}
-
-impl FromStr for Backend {
-    type Err = BackendError;
-
-    /// `auto` is the CPU, the only back end of this version.
-    fn from_str(name: &str) -> Result<Self, BackendError> {
-        match name {
-            "auto" | "cpu" => Ok(Self::Cpu),
-            "none" => Ok(Self::None),
-            "cuda" => Err(BackendError::NotInThisVersion("cuda")),
-            "tensorrt" => Err(BackendError::NotInThisVersion("tensorrt")),
-            _ => Err(BackendError::Unknown(name.to_owned())),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_back_end_that_is_not_there_is_never_replaced_silently() {
-        assert_eq!("auto".parse(), Ok(Backend::Cpu));
-        assert_eq!("none".parse(), Ok(Backend::None));
-        assert_eq!("cpu".parse(), Ok(Backend::Cpu));
-        for name in ["cuda", "tensorrt"] {
-            let error = name.parse::<Backend>().unwrap_err();
-            assert!(error.to_string().contains(name) && matches!(error, BackendError::NotInThisVersion(_)));
-        }
-        assert_eq!("gpu".parse::<Backend>(), Err(BackendError::Unknown("gpu".to_owned())));
-    }
 
     #[test]
     fn a_width_is_a_smallest_face() {

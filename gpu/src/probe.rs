@@ -26,6 +26,8 @@ pub struct CudaFound {
     pub gpus: Vec<Gpu>,
     /// NVRTC, the compiler of kernels: its version and where it is; or what is missing and where it was looked for.
     pub compiler: Result<String, String>,
+    /// Whether ONNX Runtime's CUDA provider can be used; or what is missing and where it was looked for.
+    pub provider: Result<(), String>,
 }
 
 /// One GPU.
@@ -54,11 +56,12 @@ pub struct Machine {
 
 /// Looks at this machine. Loads ONNX Runtime if it can.
 pub fn machine() -> Machine {
+    let runtime = runtime::load();
     Machine {
         processor: processor(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
-        runtime: runtime::load(),
-        cuda: cuda(),
+        cuda: cuda(runtime.as_ref().ok()),
+        runtime,
     }
 }
 
@@ -74,12 +77,13 @@ fn processor_name(cpuinfo: &str) -> Option<String> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda() -> Cuda {
+fn cuda(_: Option<&Runtime>) -> Cuda {
     Cuda::NotBuilt
 }
 
 #[cfg(feature = "cuda")]
-fn cuda() -> Cuda {
+fn cuda(runtime: Option<&Runtime>) -> Cuda {
+    use crate::cuda::provider::{self, Provider};
     use crate::cuda::{Nvrtc, device};
 
     let devices = match device::devices() {
@@ -93,12 +97,17 @@ fn cuda() -> Cuda {
         Ok(nvrtc) => Ok(format!("{} from {}", nvrtc.version(), nvrtc.path().display())),
         Err(error) => Err(with_causes(&error)),
     };
+    let provider = match runtime {
+        Some(runtime) => provider::ensure(runtime, &Provider::Cuda).map_err(|error| with_causes(&error)),
+        None => Err("it is part of ONNX Runtime, which cannot be loaded".to_owned()),
+    };
     let gpu = |info: &device::DeviceInfo| Gpu {
         name: info.name.clone(),
         architecture: info.architecture(),
         memory: info.total_memory,
     };
-    Cuda::Found(CudaFound { driver: driver.to_string(), gpus: devices.iter().map(gpu).collect(), compiler })
+    let gpus = devices.iter().map(gpu).collect();
+    Cuda::Found(CudaFound { driver: driver.to_string(), gpus, compiler, provider })
 }
 
 /// An error and what caused it, in one text.
@@ -128,12 +137,12 @@ mod tests {
     #[test]
     fn a_machine_without_a_driver_says_so() {
         // Whatever the machine has: asking must not panic.
-        let answer = cuda();
+        let answer = cuda(None);
         assert_eq!(answer == Cuda::NotBuilt, !cfg!(feature = "cuda"));
         match answer {
             Cuda::NotBuilt => {}
             Cuda::Missing(text) => assert!(text.contains("NVIDIA driver"), "{text}"),
-            Cuda::Found(found) => assert!(!found.gpus.is_empty()),
+            Cuda::Found(found) => assert!(!found.gpus.is_empty() && found.provider.is_err()),
         }
     }
 }

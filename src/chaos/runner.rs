@@ -192,9 +192,10 @@ impl Drop for Stage {
 impl Stage {
     fn open(campaign: &Campaign, schedule: &[(Duration, Fault)]) -> Result<Self, SessionError> {
         let config = &campaign.config;
-        preflight::check(config)?;
+        let backend = preflight::check(config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let mut plan = wiring::plan(config, clock.as_ref());
+        let track_ids = wiring::track_ids(config);
+        let mut plan = wiring::plan(config, &backend, &track_ids, clock.as_ref());
         // The campaign ends it, and a trace after each failure would only cost time.
         (plan.duration, plan.trace_dir) = (None, None);
         let file = plan.recording.as_ref().map(|recording| recording.path.clone());
@@ -210,7 +211,8 @@ impl Stage {
         }
         let pipeline = PipelineSwitch::default();
         for worker in &mut plan.pipelines {
-            worker.build = pipeline.wrap(Arc::clone(&worker.build));
+            let stand_in = wiring::stand_in(config, &backend, &track_ids);
+            worker.build = pipeline.wrap(Arc::clone(&worker.build), stand_in);
         }
         let sources = plan.cameras.iter().map(|camera| format!("camera {}", camera.name)).collect();
         let handle = SessionHandle::start(plan, Arc::clone(&clock))?;

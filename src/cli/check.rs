@@ -17,14 +17,20 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Err(errors) => return fail_config(Exit::Usage, &errors, args.json),
     };
     match youquanti::preflight::check(&config) {
-        Ok(()) if args.json => outln!("{:#}", serde_json::json!({ "problems": [] })),
-        Ok(()) => {
+        Ok(backend) if args.json => {
+            outln!("{:#}", serde_json::json!({ "problems": [], "backend": backend.to_json(&config) }));
+        }
+        Ok(backend) => {
             let cameras = config.cameras.len();
             outln!(
                 "{}: ready ({cameras} {})",
                 config.file(),
                 if cameras == 1 { "camera" } else { "cameras" }
             );
+            outln!("back end {backend}");
+            for worker in backend.workers() {
+                outln!("  {}: {}", worker.gpu, worker.camera_names(&config).join(", "));
+            }
         }
         Err(errors) => return fail_config(Exit::Missing, &errors, args.json),
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::json;
+use youquanti::backend;
 use youquanti::gpu::probe::{self, Cuda, CudaFound, Gpu};
 
 use super::Exit;
@@ -45,6 +46,7 @@ pub(crate) fn execute(args: &Args) -> Exit {
         },
     ];
     findings.extend(cuda(&machine.cuda));
+    findings.push(Finding { what: "backend auto", works: None, is: backend::auto() });
     findings.push(match youquanti::actors::capture::file::find_ffmpeg() {
         Ok(path) => Finding { what: "FFmpeg", works: None, is: path.display().to_string() },
         Err(error) => Finding { what: "FFmpeg", works: None, is: format!("{error}; needed for video files") },
@@ -82,19 +84,24 @@ fn cuda(cuda: &Cuda) -> Vec<Finding> {
         Cuda::Missing(why) => {
             vec![finding("NVIDIA driver", format!("{why}\neverything runs on the processor"))]
         }
-        Cuda::Found(CudaFound { driver, gpus, compiler }) => {
+        Cuda::Found(CudaFound { driver, gpus, compiler, provider }) => {
             let gpu = |(ordinal, Gpu { name, architecture, memory }): (usize, &Gpu)| {
                 format!("{ordinal}: {name}, {architecture}, {}", bytes(*memory))
             };
             let gpus: Vec<_> = gpus.iter().enumerate().map(gpu).collect();
-            let compiler = match compiler {
-                Ok(compiler) => compiler.clone(),
-                Err(why) => format!("{why}\nneeded for the GPU; without it everything runs on the processor"),
+            let needed = |why: &String| {
+                format!("{why}\nneeded for the GPU; without it everything runs on the processor")
+            };
+            let compiler = compiler.clone().unwrap_or_else(|why| needed(&why));
+            let provider = match provider {
+                Ok(()) => "ONNX Runtime's CUDA provider can be used".to_owned(),
+                Err(why) => needed(why),
             };
             vec![
                 finding("NVIDIA driver", format!("for CUDA {driver}")),
                 finding("GPU", gpus.join("\n")),
                 finding("NVRTC", compiler),
+                finding("networks on the GPU", provider),
             ]
         }
     }

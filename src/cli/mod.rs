@@ -37,7 +37,7 @@ pub(crate) enum Exit {
     Fine = 0,
     /// The command line or the configuration is wrong.
     Usage = 2,
-    /// A camera, a model or a library is missing.
+    /// A camera, a GPU, a model or a library is missing.
     Missing = 3,
     /// The session ran, but not all was well.
     Degraded = 4,
@@ -65,13 +65,14 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0  fine
   2  the command line or the configuration is wrong
-  3  a camera, a model or a library is missing
+  3  a camera, a GPU, a model or a library is missing
   4  the session ran, but ended degraded: its report says why; of chaos: not all went as expected;
      of calibrate: nothing could be measured
   5  an error of this program
 
 Environment:
   YOUQUANTI_ONNXRUNTIME  file of libonnxruntime.so, instead of searching for it
+  YOUQUANTI_NVRTC        file of libnvrtc.so, the compiler of GPU kernels, instead of searching for it
   YOUQUANTI_FFMPEG       the ffmpeg program, instead of searching for it
   YOUQUANTI_LOG          what is logged, e.g. `debug` or `youquanti_actors=debug`; overrides [log]";
 
@@ -83,7 +84,8 @@ enum Command {
     /// Check a configuration against this machine, without starting anything.
     ///
     /// Reports everything that is wrong at once, each with file, line, key, value and remedy: the
-    /// configuration itself, cameras and files that are not there, models, libraries, disk and memory.
+    /// configuration itself, cameras and files that are not there, GPUs, models, libraries, disk and memory. When all is
+    /// well, says what would seek faces and why, and which camera goes to which GPU.
     Check(check::Args),
     /// List the cameras of this computer: stable id, formats, sizes and rates.
     Cameras(cameras::Args),

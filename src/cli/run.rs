@@ -10,7 +10,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use tracing_subscriber::EnvFilter;
 use youquanti::actors::ledger::{Consumer, DropReason};
-use youquanti::{CameraProgress, Config, Session, SessionError, SessionReport};
+use youquanti::{CameraProgress, Config, Session, SessionReport, preflight};
 use youquanti_config::{LogFormat, Period};
 
 use super::table::{self, bytes};
@@ -70,9 +70,16 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Ok(signals) => signals,
         Err(error) => return fail(Exit::Internal, &error),
     };
-    let mut session = match Session::start(&config) {
+    let backend = match preflight::check(&config) {
+        Ok(backend) => backend,
+        Err(errors) => return fail_config(Exit::Missing, &errors, args.json),
+    };
+    eprintln!("back end {backend}");
+    if !backend.workers().is_empty() {
+        eprintln!("loading networks on a GPU takes up to a minute, with TensorRT the first time much longer");
+    }
+    let mut session = match Session::start_checked(&config, &backend) {
         Ok(session) => session,
-        Err(SessionError::Preflight(errors)) => return fail_config(Exit::Missing, &errors, args.json),
         Err(error) => {
             if args.json {
                 outln!("{:#}", json!({ "state": "not started", "error": error.to_string() }));

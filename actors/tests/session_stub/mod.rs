@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use youquanti_actors::capture::{
 use youquanti_actors::clock::SystemClock;
 use youquanti_actors::ledger::{CameraSnapshot, ConsumerSnapshot, DropReason};
 use youquanti_actors::messages::Delivery;
-use youquanti_actors::pipeline::PipelinePlan;
+use youquanti_actors::pipeline::{BuildError, PipelinePlan};
 use youquanti_actors::plane::CameraPlan;
 use youquanti_actors::recorder::RecordingPlan;
 use youquanti_actors::session::{SessionHandle, SessionPlan, SessionReport, StartError};
@@ -270,6 +270,8 @@ pub(crate) enum Trouble {
     Stage,
     /// The back end panics.
     Panic,
+    /// The back end's device cannot be used any more.
+    DeviceLost,
 }
 
 /// What all lives of the stub pipelines share.
@@ -279,6 +281,9 @@ pub(crate) struct Stub {
     pub(crate) gate: Option<Gate>,
     /// Frames that the pipeline works on at a time.
     pub(crate) depth: usize,
+    /// What is made after the device was lost: another back end of this name, or nothing ever.
+    pub(crate) after_loss: Option<&'static str>,
+    is_lost: AtomicBool,
     trouble: Mutex<BTreeMap<(u16, u64), Trouble>>,
     /// Frames that have come into `collect`.
     entered: Mutex<u64>,
@@ -288,6 +293,14 @@ pub(crate) struct Stub {
 impl Stub {
     pub(crate) fn free() -> Arc<Self> {
         Arc::new(Self { depth: 1, ..Self::default() })
+    }
+
+    pub(crate) fn deep(depth: usize) -> Arc<Self> {
+        Arc::new(Self { depth, ..Self::default() })
+    }
+
+    pub(crate) fn going_over_to(after_loss: &'static str) -> Arc<Self> {
+        Arc::new(Self { depth: 1, after_loss: Some(after_loss), ..Self::default() })
     }
 
     pub(crate) fn gated(depth: usize) -> Arc<Self> {
@@ -341,6 +354,10 @@ impl Pipeline<Delivery> for StubPipeline {
             }
             Some(Trouble::Stage) => Err(PipelineError::Stage { stage: "detect", source: "scripted".into() }),
             Some(Trouble::Panic) => panic!("scripted"),
+            Some(Trouble::DeviceLost) => {
+                self.stub.is_lost.store(true, Ordering::Relaxed);
+                Err(PipelineError::DeviceLost { stage: "landmarks", source: "scripted".into() })
+            }
             None => {
                 let stamped = frame.picture().bytes[..8] == meta.received_at.0.to_le_bytes();
                 assert!(stamped, "the picture of another frame");
@@ -400,16 +417,25 @@ impl Setup {
         let pipeline = PipelinePlan {
             cameras: (0..cameras.len()).map(|k| CameraId(u16::try_from(k).unwrap())).collect(),
             build: Arc::new(move |_, _| {
+                let (backend, reason) = match (building.is_lost.load(Ordering::Relaxed), building.after_loss)
+                {
+                    (false, _) => ("stub", "a test asked for it"),
+                    (true, Some(other)) => (other, "the device was lost"),
+                    (true, None) => return Err(BuildError::ForGood("the device was lost".into())),
+                };
                 let info = BackendInfo {
-                    backend: "cpu",
+                    backend,
                     device: "none".to_owned(),
                     runtime: "stub".to_owned(),
                     models: Vec::new(),
-                    reason: "a test asked for it".to_owned(),
+                    reason: reason.to_owned(),
                 };
                 let frames = VecDeque::with_capacity(8);
                 Ok(Box::new(StubPipeline { stub: Arc::clone(&building), info, frames }))
             }),
+            what: "stub".to_owned(),
+            built_within: PATIENCE,
+            batch_wait: Duration::ZERO,
             core: None,
             max_faces: FACES,
         };
