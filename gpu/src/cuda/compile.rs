@@ -1,6 +1,6 @@
 //! From the kernels' sources to a program for one GPU, by NVIDIA's compiler library, NVRTC, kept on disk between starts.
 //!
-//! Owns the search for NVRTC and the cache, `$XDG_CACHE_HOME/youquanti/kernels`. A cache that cannot be used costs time and is
+//! Owns the cache, `$XDG_CACHE_HOME/youquanti/kernels`; [`super::library`] finds NVRTC. A cache that cannot be used costs time and is
 //! said once; it never keeps anything from working. Never touches a device.
 
 #![allow(unsafe_code, reason = "the compiler is C, opened at run time")]
@@ -13,17 +13,21 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use libloading::Library;
 use sha2::{Digest, Sha256};
 
 use super::device::DriverVersion;
-use crate::runtime::{self, Tried};
+pub(crate) use super::library::loader_text;
+use super::library::{CudaLibrary, Functions, LibraryError};
 
-/// Names one file of NVRTC and rules out every other.
-pub const NVRTC_VARIABLE: &str = "YOUQUANTI_NVRTC";
-
-/// Major versions of NVRTC that are looked for, the newest first.
-const MAJORS: [u32; 2] = [13, 12];
+/// The compiler's library.
+pub static NVRTC: CudaLibrary = CudaLibrary {
+    name: "NVRTC",
+    purpose: "the compiler of GPU kernels",
+    file: "libnvrtc.so",
+    variable: "YOUQUANTI_NVRTC",
+    package: "nvidia-cuda-nvrtc",
+    folder: "cuda_nvrtc",
+};
 
 /// The program: these files as one text, in this order.
 const SOURCES: [(&str, &str); 6] = [
@@ -44,22 +48,9 @@ const MAGIC: [u8; 8] = *b"YQCUBIN1";
 /// Why there are no kernels.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// [`NVRTC_VARIABLE`] names a file, and that file cannot be used.
-    #[error("NVRTC cannot be loaded from {}, which {NVRTC_VARIABLE} names: {reason}", path.display())]
-    Named {
-        /// What it names.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// NVRTC is in none of the places where it is looked for.
-    #[error("{}", not_found_text(*driver, tried))]
-    NotFound {
-        /// The driver's version, which NVRTC's must not exceed.
-        driver: DriverVersion,
-        /// Where it was looked for.
-        tried: Vec<Tried>,
-    },
+    /// There is no compiler.
+    #[error(transparent)]
+    Library(#[from] LibraryError),
     /// The compiler refuses the program.
     #[error("NVRTC {version} ({}) cannot compile the kernels for {architecture} ({reason}):\n{log}", path.display())]
     Refused {
@@ -74,25 +65,6 @@ pub enum CompileError {
         /// What it printed.
         log: String,
     },
-}
-
-fn not_found_text(driver: DriverVersion, tried: &[Tried]) -> String {
-    let major = driver.major.min(MAJORS[0]);
-    let package = if major == 12 { "nvidia-cuda-nvrtc-cu12" } else { "nvidia-cuda-nvrtc" };
-    let mut text = format!(
-        "NVRTC, the compiler of GPU kernels (libnvrtc.so.{major} for this driver, CUDA {driver}), was not found: \
-         `pip install {package}` in a virtual environment that is active, or install the CUDA toolkit, or name the \
-         file in {NVRTC_VARIABLE}; looked at"
-    );
-    for Tried { place, because, outcome } in tried {
-        text.push_str(&format!("\n  {} ({because}): {outcome}", place.display()));
-    }
-    text
-}
-
-/// What the system's loader says, which the error itself keeps to its cause.
-pub(crate) fn loader_text(error: &libloading::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Opaque.
@@ -126,16 +98,10 @@ struct Calls {
 }
 
 impl Nvrtc {
-    /// Loads the compiler, once in a process; later calls return the same.
-    ///
-    /// Looked for in this order, versions newer than the driver's left out because it could not load their programs:
-    /// 1. the file named by `YOUQUANTI_NVRTC`, which rules out the rest;
-    /// 2. the system's loader;
-    /// 3. `$CUDA_HOME`, `$CUDA_PATH`, `/usr/local/cuda`;
-    /// 4. NVIDIA's packages in the Python environments in which ONNX Runtime is looked for.
+    /// Loads the compiler, once in a process; later calls return the same. [`CudaLibrary`] says where it is looked for.
     ///
     /// # Errors
-    /// [`CompileError::Named`] and [`CompileError::NotFound`]. A failure is not remembered.
+    /// [`CompileError::Library`]. A failure is not remembered.
     pub fn load(driver: DriverVersion) -> Result<Self, CompileError> {
         static LOADED: Mutex<Option<Nvrtc>> = Mutex::new(None);
 
@@ -143,8 +109,7 @@ impl Nvrtc {
         if let Some(nvrtc) = &*loaded {
             return Ok(nvrtc.clone());
         }
-        let named = env::var_os(NVRTC_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let nvrtc = find(named, driver, &folders())?;
+        let nvrtc = NVRTC.find(driver, Self::open)?;
         tracing::info!(path = %nvrtc.path.display(), version = nvrtc.version(), "loaded NVRTC");
         *loaded = Some(nvrtc.clone());
         Ok(nvrtc)
@@ -161,31 +126,22 @@ impl Nvrtc {
     }
 
     fn open(path: &Path) -> Result<Self, String> {
-        // SAFETY: NVRTC's initialisers do nothing that a program may not do.
-        let library = unsafe { Library::new(path) }.map_err(|error| loader_text(&error))?;
-        // For good: functions of it are kept.
-        let library: &'static Library = Box::leak(Box::new(library));
-        /// A function by its name, whose type the caller knows from NVRTC's header.
-        unsafe fn function<T: Copy>(library: &'static Library, name: &str) -> Result<T, String> {
-            // SAFETY: the type is the caller's promise.
-            let found = unsafe { library.get::<T>(name.as_bytes()) };
-            found.map(|function| *function).map_err(|_| format!("it is not NVRTC: it has no {name}"))
-        }
+        let library = Functions::open(NVRTC.name, path)?;
         // SAFETY: the types are those of NVRTC's header, unchanged since CUDA 11.1.
         let calls = unsafe {
             Calls {
-                create: function(library, "nvrtcCreateProgram")?,
-                compile: function(library, "nvrtcCompileProgram")?,
-                cubin_size: function(library, "nvrtcGetCUBINSize")?,
-                cubin: function(library, "nvrtcGetCUBIN")?,
-                log_size: function(library, "nvrtcGetProgramLogSize")?,
-                log: function(library, "nvrtcGetProgramLog")?,
-                destroy: function(library, "nvrtcDestroyProgram")?,
+                create: library.get("nvrtcCreateProgram")?,
+                compile: library.get("nvrtcCompileProgram")?,
+                cubin_size: library.get("nvrtcGetCUBINSize")?,
+                cubin: library.get("nvrtcGetCUBIN")?,
+                log_size: library.get("nvrtcGetProgramLogSize")?,
+                log: library.get("nvrtcGetProgramLog")?,
+                destroy: library.get("nvrtcDestroyProgram")?,
             }
         };
         // SAFETY: as above.
         let version: unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int =
-            unsafe { function(library, "nvrtcVersion") }?;
+            unsafe { library.get("nvrtcVersion") }?;
         let (mut major, mut minor) = (0, 0);
         // SAFETY: the pointers are to integers.
         match unsafe { version(&raw mut major, &raw mut minor) } {
@@ -323,64 +279,6 @@ fn error_text(code: c_int) -> String {
         _ => return format!("error {code}"),
     };
     name.to_owned()
-}
-
-/// Folders that may hold NVRTC, most wanted first, and why.
-fn folders() -> Vec<(PathBuf, &'static str)> {
-    let mut folders = Vec::new();
-    for variable in ["CUDA_HOME", "CUDA_PATH"] {
-        if let Some(root) = env::var_os(variable).filter(|root| !root.is_empty()) {
-            folders.push((PathBuf::from(root).join("lib64"), variable));
-        }
-    }
-    folders.push((PathBuf::from("/usr/local/cuda/lib64"), "CUDA toolkit"));
-    for (root, because) in runtime::environments().into_iter().filter(|(root, _)| root.is_dir()) {
-        for packages in runtime::site_packages(&root) {
-            folders.push((packages.join("nvidia/cu13/lib"), because));
-            folders.push((packages.join("nvidia/cuda_nvrtc/lib"), because));
-        }
-    }
-    folders
-}
-
-fn find(
-    named: Option<PathBuf>,
-    driver: DriverVersion,
-    folders: &[(PathBuf, &'static str)],
-) -> Result<Nvrtc, CompileError> {
-    if let Some(path) = named {
-        return Nvrtc::open(&path).map_err(|reason| CompileError::Named { path, reason });
-    }
-    let names =
-        MAJORS.iter().filter(|&&major| major <= driver.major).map(|major| format!("libnvrtc.so.{major}"));
-    let names: Vec<_> = names.collect();
-    let mut tried = Vec::new();
-    let mut look = |place: PathBuf, because| match Nvrtc::open(&place) {
-        Ok(nvrtc) => Some(nvrtc),
-        Err(outcome) => {
-            tried.push(Tried { place, because, outcome });
-            None
-        }
-    };
-    for name in &names {
-        if let Some(nvrtc) = look(PathBuf::from(name), "system's loader") {
-            return Ok(nvrtc);
-        }
-    }
-    for (folder, because) in folders {
-        let files = names.iter().map(|name| folder.join(name)).filter(|file| file.exists());
-        for file in files {
-            if let Some(nvrtc) = look(file, because) {
-                return Ok(nvrtc);
-            }
-        }
-    }
-    for (folder, because) in folders {
-        if !tried.iter().any(|tried| tried.place.starts_with(folder)) {
-            tried.push(Tried { place: folder.clone(), because, outcome: "not there".to_owned() });
-        }
-    }
-    Err(CompileError::NotFound { driver, tried })
 }
 
 /// A program for one architecture, as the driver loads it.
@@ -560,29 +458,6 @@ mod tests {
         let keys = [["a", "b", "c", "d"], ["ab", "", "c", "d"], ["a", "b", "cd", ""], ["a", "b", "c", "e"]];
         let names: std::collections::BTreeSet<_> = keys.map(|parts| Key::new(parts).file_name()).into();
         assert_eq!(names.len(), keys.len());
-    }
-
-    #[test]
-    fn a_named_file_rules_out_every_other_and_says_what_is_wrong() {
-        let error = find(Some("/nowhere/libnvrtc.so".into()), DRIVER, &[]).unwrap_err().to_string();
-        assert!(error.contains("/nowhere/libnvrtc.so") && error.contains(NVRTC_VARIABLE), "{error}");
-        // A library that is not NVRTC.
-        let error = find(Some("libm.so.6".into()), DRIVER, &[]).unwrap_err().to_string();
-        assert!(error.contains("nvrtcCreateProgram"), "{error}");
-    }
-
-    #[test]
-    fn every_place_is_named_and_none_newer_than_the_driver_is_looked_at() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("libnvrtc.so.13"), b"not a library").unwrap();
-        fs::write(folder.path().join("libnvrtc.so.12"), b"not a library").unwrap();
-        let driver = DriverVersion { major: 12, minor: 4 };
-        let folders = [(folder.path().to_owned(), "test"), (folder.path().join("none"), "test")];
-        // Where the machine has it for everybody, there is no error to look at.
-        let Err(error) = find(None, driver, &folders) else { return };
-        let text = error.to_string();
-        assert!(text.contains("libnvrtc.so.12 (test)") && text.contains("none (test): not there"), "{text}");
-        assert!(text.contains("nvidia-cuda-nvrtc-cu12") && !text.contains("libnvrtc.so.13"), "{text}");
     }
 
     /// Where there is an NVRTC.

@@ -8,6 +8,7 @@ pub mod abi;
 pub mod compile;
 pub mod device;
 pub mod launch;
+pub mod library;
 pub mod memory;
 pub mod network;
 pub mod pipeline;
