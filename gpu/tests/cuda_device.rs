@@ -12,15 +12,18 @@ use std::fs;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
+use common::golden;
 use common::random::Random;
+use jpeg_encoder::SamplingFactor;
 use youquanti_frames::{FrameHandle, FrameRing, RingOptions};
-use youquanti_gpu::cpu::colour::{self, Part};
+use youquanti_gpu::cpu::colour::{self, Jpeg, Part};
 use youquanti_gpu::cpu::crop::{self, Input};
 use youquanti_gpu::cpu::worker;
 use youquanti_gpu::cuda::abi::{
     BLENDSHAPE_POINTS, CROP, Candidates, Detection, Detections, DetectorTile, FaceHead, FaceSlot,
     FacesHeader, FacesOut, Frame, LANDMARKS, MAX_CANDIDATES, NO_FRAME, ShrinkAxis, ShrinkTile, YunetOutputs,
 };
+use youquanti_gpu::cuda::jpeg::{JpegDecoder, JpegError, Nvjpeg};
 use youquanti_gpu::cuda::launch::Module;
 use youquanti_gpu::cuda::memory::Plain;
 use youquanti_gpu::cuda::{
@@ -434,6 +437,176 @@ fn faces_are_the_cpus() {
             }
         }
         assert!(heads[0].presence > 0.9 && heads[1].presence == 0.0 && heads[2].presence < 0.1, "{heads:?}");
+    });
+}
+
+// ---- JPEG ----
+
+/// Runs a test where there is a GPU with nvJPEG.
+fn with_jpeg_decoder(test: impl FnOnce(&Device, JpegDecoder)) {
+    on_device(|device| match Nvjpeg::load(device.info().driver) {
+        Ok(nvjpeg) => {
+            println!("{nvjpeg:?}");
+            let decoder = JpegDecoder::new(&nvjpeg, &device).unwrap_or_else(|error| panic!("{error}"));
+            test(&device, decoder);
+        }
+        Err(error) => println!("not run: {error}"),
+    });
+}
+
+/// The left upper part of a portrait, and it as a JPEG.
+fn jpeg(width: u32, height: u32, sampling: SamplingFactor) -> (PictureLayout, Vec<u8>) {
+    let portrait = golden::picture("one.png");
+    let mut rgb = Vec::new();
+    for y in 0..height {
+        let row = (y % portrait.height * portrait.width) as usize;
+        for x in 0..width {
+            rgb.extend(&portrait.bytes[(row + (x % portrait.width) as usize) * 3..][..3]);
+        }
+    }
+    let mut bytes = Vec::new();
+    let mut encoder = jpeg_encoder::Encoder::new(&mut bytes, 90);
+    encoder.set_sampling_factor(sampling);
+    encoder.encode(&rgb, width as u16, height as u16, jpeg_encoder::ColorType::Rgb).unwrap();
+    (PictureLayout::packed(width, height, PixelFormat::Mjpg), bytes)
+}
+
+/// How far the device's levels are from the processor's, mean over the picture.
+fn far_from_cpu(device: &Device, decoder: &mut JpegDecoder, layout: PictureLayout, bytes: &[u8]) -> f64 {
+    let picture = Picture { layout, bytes };
+    let (stream, len) = (Stream::new(device).unwrap(), (layout.width * layout.height * 3) as usize);
+    // More than the picture, to see that no more is written.
+    let out = buffer(device, &vec![0x5a_u8; len + 256]);
+    // SAFETY: the room is there, and lives until it was read.
+    unsafe { decoder.decode(&picture, out.ptr(), &stream) }.unwrap_or_else(|error| panic!("{error}"));
+    let got = read(&out, 0);
+    assert!(got[len..].iter().all(|&byte| byte == 0x5a), "written behind the picture");
+    let mut cpu = Jpeg::default();
+    let expected = cpu.decode(&picture).unwrap().bytes;
+    got.iter().zip(expected).map(|(a, b)| f64::from(a.abs_diff(*b))).sum::<f64>() / len as f64
+}
+
+#[test]
+fn jpegs_are_decoded_as_on_the_processor() {
+    with_jpeg_decoder(|device, mut decoder| {
+        for sampling in [SamplingFactor::F_2_2, SamplingFactor::F_2_1, SamplingFactor::F_1_1] {
+            for (width, height) in [(640, 480), (1920, 1080), (333, 251)] {
+                let (layout, plain) = jpeg(width, height, sampling);
+                let padded = [&plain[..], &[0; 999]].concat();
+                for bytes in [&plain, &common::without_huffman_tables(&plain), &padded] {
+                    let far = far_from_cpu(device, &mut decoder, layout, bytes);
+                    println!("{width}x{height}, {sampling:?}: {far:.3} levels");
+                    assert!(far <= 2.0, "{width}x{height}, {sampling:?}: {far}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn jpegs_that_are_cut_or_of_another_size_are_that_pictures_error() {
+    with_jpeg_decoder(|device, mut decoder| {
+        let stream = Stream::new(device).unwrap();
+        let (layout, whole) = jpeg(640, 480, SamplingFactor::F_2_1);
+        let out = DeviceBuffer::<u8>::new(device, "a picture", 640 * 480 * 3).unwrap();
+        let shorter = PictureLayout { height: 472, ..layout };
+        let head_alone = [&whole[..700], &[0xff, 0xd9]].concat();
+        let cases = [
+            (layout, &whole[..whole.len() / 2]),
+            (layout, &whole[..whole.len() - 2]),
+            (layout, &whole[..200]),
+            (layout, &whole[whole.len() / 2..]),
+            (layout, &[]),
+            (shorter, &whole),
+        ];
+        for (at, (announced, bytes)) in cases.into_iter().enumerate() {
+            let picture = Picture { layout: announced, bytes };
+            // SAFETY: nothing is decoded; the room would be there.
+            let error = unsafe { decoder.decode(&picture, out.ptr(), &stream) }.unwrap_err();
+            assert!(matches!(error, JpegError::Picture(_)), "case {at}: {error}");
+            assert!(far_from_cpu(device, &mut decoder, layout, &whole) <= 2.0);
+        }
+        // What has an end and too little before it may be taken for a picture, and does no harm.
+        // SAFETY: the room is there, and the host waits.
+        let taken = unsafe { decoder.decode(&Picture { layout, bytes: &head_alone }, out.ptr(), &stream) };
+        println!("a head with an end: {taken:?}");
+        stream.synchronize().unwrap();
+        assert_eq!(device.lost(), None);
+    });
+}
+
+/// Cameras on bad cables send such pictures for hours.
+#[test]
+fn damaged_jpegs_do_no_harm() {
+    with_jpeg_decoder(|device, mut decoder| {
+        let (stream, mut random) = (Stream::new(device).unwrap(), Random(6));
+        let (layout, whole) = jpeg(640, 480, SamplingFactor::F_2_1);
+        let len = 640 * 480 * 3;
+        let out = buffer(device, &vec![0x5a_u8; len + 256]);
+        let (mut decoded, mut refused) = (0, 0);
+        for _ in 0..500 {
+            let mut bytes = whole.clone();
+            for _ in 0..1 + random.next() % 20 {
+                let at = random.next() as usize % bytes.len();
+                bytes[at] = random.next() as u8;
+            }
+            // A part that did not arrive.
+            let missing = random.next() as usize % 2000;
+            let at = random.next() as usize % (bytes.len() - missing);
+            bytes.drain(at..at + missing);
+            // SAFETY: the room is there for the size that is announced, and the host waits.
+            match unsafe { decoder.decode(&Picture { layout, bytes: &bytes }, out.ptr(), &stream) } {
+                Ok(()) => decoded += 1,
+                Err(error) => {
+                    assert_eq!(error.severity(), Severity::Recoverable, "{error}");
+                    refused += 1;
+                }
+            }
+            stream.synchronize().unwrap();
+        }
+        println!("{decoded} were decoded, {refused} refused");
+        assert!(decoded > 0 && refused > 0);
+        assert!(read(&out, 0)[len..].iter().all(|&byte| byte == 0x5a), "written behind the picture");
+        assert!(far_from_cpu(device, &mut decoder, layout, &whole) <= 2.0);
+    });
+}
+
+#[test]
+fn decoding_jpegs_goes_on_without_new_memory_and_gives_all_back() {
+    with_jpeg_decoder(|device, mut decoder| {
+        let (stream, nvjpeg) = (Stream::new(device).unwrap(), Nvjpeg::load(device.info().driver).unwrap());
+        let jpegs = [SamplingFactor::F_2_1, SamplingFactor::F_2_2].map(|by| jpeg(1920, 1080, by));
+        let outs = [(); 2].map(|()| DeviceBuffer::<u8>::new(device, "a picture", 1920 * 1080 * 3).unwrap());
+        let (start, end) = (Event::new(device).unwrap(), Event::new(device).unwrap());
+        let run = |decoder: &mut JpegDecoder, times: usize| {
+            let mut millis = Vec::new();
+            for at in 0..times {
+                let (layout, bytes) = &jpegs[at / 2 % 2];
+                stream.record(&start).unwrap();
+                // SAFETY: the room is there, and lives on.
+                unsafe { decoder.decode(&Picture { layout: *layout, bytes }, outs[at % 2].ptr(), &stream) }
+                    .unwrap();
+                stream.record(&end).unwrap();
+                end.synchronize().unwrap();
+                millis.push(end.millis_since(&start).unwrap());
+            }
+            millis.sort_by(f32::total_cmp);
+            millis
+        };
+        run(&mut decoder, 8);
+        let before = device.memory().unwrap().free;
+        let millis = run(&mut decoder, 200);
+        println!("1920x1080: p50 {:.3} ms, max {:.3} ms", millis[100], millis[199]);
+        assert_eq!(device.memory().unwrap().free, before, "memory is taken for each picture");
+        drop(decoder);
+        let mut free = Vec::new();
+        for _ in 0..20 {
+            let mut decoder = JpegDecoder::new(&nvjpeg, device).unwrap();
+            run(&mut decoder, 4);
+            drop(decoder);
+            free.push(device.memory().unwrap().free);
+        }
+        assert!(free[19] + (8 << 20) >= free[2], "{} then {}", free[2], free[19]);
     });
 }
 

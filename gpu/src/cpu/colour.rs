@@ -233,32 +233,129 @@ impl Jpeg {
     }
 }
 
+/// Marks of a JPEG, the byte after 0xff.
+mod mark {
+    pub(super) const START: u8 = 0xd8;
+    pub(super) const END: u8 = 0xd9;
+    pub(super) const HUFFMAN_TABLES: u8 = 0xc4;
+    pub(super) const SCAN: u8 = 0xda;
+}
+
+/// A part of a JPEG before the pixels.
+struct Segment<'a> {
+    mark: u8,
+    /// Where it begins.
+    at: usize,
+    /// All of it, with mark and length.
+    bytes: &'a [u8],
+}
+
+/// The parts of a JPEG up to the header of its first scan, that included; fewer where it is damaged.
+fn segments(jpeg: &[u8]) -> impl Iterator<Item = Segment<'_>> {
+    let mut next = Some(2);
+    std::iter::from_fn(move || {
+        let mut at = next.take()?;
+        // A mark may be filled up in front.
+        while let [0xff, 0xff, ..] = jpeg.get(at..)? {
+            at += 1;
+        }
+        let [0xff, mark, high, low, ..] = *jpeg.get(at..)? else { return None };
+        let end = at + 2 + usize::from(u16::from_be_bytes([high, low]));
+        next = Some(end).filter(|_| mark != mark::SCAN);
+        Some(Segment { mark, at, bytes: jpeg.get(at..end)? })
+    })
+}
+
 /// The JPEG itself, or a copy with the standard's tables in `buffer` when it has none of its own.
 fn with_huffman_tables<'a>(jpeg: &'a [u8], buffer: &'a mut Vec<u8>) -> &'a [u8] {
-    const START_OF_SCAN: u8 = 0xda;
-    const DEFINE_HUFFMAN: u8 = 0xc4;
-    let mut at = 2;
-    while let [0xff, marker, high, low, ..] = jpeg[at.min(jpeg.len())..] {
-        match marker {
-            DEFINE_HUFFMAN => return jpeg,
-            START_OF_SCAN => {
+    for Segment { mark, at, .. } in segments(jpeg) {
+        match mark {
+            mark::HUFFMAN_TABLES => return jpeg,
+            mark::SCAN => {
                 buffer.clear();
                 buffer.extend_from_slice(&jpeg[..at]);
-                for table in &STANDARD_HUFFMAN_TABLES {
-                    let length = (2 + 1 + table.counts.len() + table.values.len()) as u16;
-                    buffer.extend_from_slice(&[0xff, DEFINE_HUFFMAN]);
-                    buffer.extend_from_slice(&length.to_be_bytes());
-                    buffer.push(table.class_and_id);
-                    buffer.extend_from_slice(&table.counts);
-                    buffer.extend_from_slice(table.values);
-                }
+                push_standard_tables(buffer);
                 buffer.extend_from_slice(&jpeg[at..]);
                 return buffer;
             }
-            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+            _ => {}
         }
     }
     jpeg
+}
+
+/// For a decoder that takes cut and damaged pictures as they come: copies of a camera's JPEG to `out` what belongs to the
+/// picture, from its beginning to its end and nothing after it, with the standard's Huffman tables where it has none.
+/// What programs note in a JPEG, e.g. Exif, is left out. `out` grows to the largest seen and no further.
+///
+/// # Errors
+/// [`ColourError::Jpeg`] where it has no beginning, no end or no sound frame header, and [`ColourError::JpegSize`]. Bytes that
+/// are wrong or missing within the picture cannot be noticed.
+#[cfg(feature = "cuda")]
+pub(crate) fn copy_whole_jpeg(picture: &Picture<'_>, out: &mut Vec<u8>) -> Result<(), ColourError> {
+    let jpeg = picture.bytes;
+    let damaged = |what: &str| ColourError::Jpeg(what.to_owned());
+    if !jpeg.starts_with(&[0xff, mark::START]) {
+        return Err(damaged("it does not begin as one"));
+    }
+    out.clear();
+    out.extend_from_slice(&[0xff, mark::START]);
+    let (mut has_frame, mut has_tables) = (false, false);
+    for Segment { mark, at, bytes } in segments(jpeg) {
+        match mark {
+            // Baseline, extended and progressive frames.
+            0xc0..=0xc2 => {
+                check_frame_header(bytes, &picture.layout)?;
+                has_frame = true;
+            }
+            mark::HUFFMAN_TABLES => has_tables = true,
+            mark::SCAN if !has_frame => break,
+            mark::SCAN => {
+                // Within the scans 0xff is followed by 0 or other marks: what looks like the last end is the end.
+                let scans = &jpeg[at..];
+                let end = scans.windows(2).rposition(|pair| pair == [0xff, mark::END]);
+                let end = end.ok_or_else(|| damaged("it is cut off: its end is missing"))?;
+                if !has_tables {
+                    push_standard_tables(out);
+                }
+                out.extend_from_slice(&scans[..end + 2]);
+                return Ok(());
+            }
+            // Notes and comments, but not Adobe's, which says how colours are coded.
+            0xe0..=0xed | 0xef | 0xfe => continue,
+            _ => {}
+        }
+        out.extend_from_slice(bytes);
+    }
+    Err(damaged("it has no frame, or ends before its pixels"))
+}
+
+#[cfg(feature = "cuda")]
+fn check_frame_header(header: &[u8], layout: &PictureLayout) -> Result<(), ColourError> {
+    let damaged = |what: String| Err(ColourError::Jpeg(what));
+    let [_, _, _, _, bits, y1, y0, x1, x0, channels, ref rest @ ..] = *header else {
+        return damaged("its frame header is cut off".to_owned());
+    };
+    let is = (usize::from(u16::from_be_bytes([x1, x0])), usize::from(u16::from_be_bytes([y1, y0])));
+    let announced = (layout.width as usize, layout.height as usize);
+    if is != announced {
+        return Err(ColourError::JpegSize { is, announced });
+    }
+    if bits != 8 || !matches!(channels, 1 | 3) || rest.len() != 3 * usize::from(channels) {
+        return damaged(format!("a frame of {channels} channels of {bits} bits is no camera's"));
+    }
+    Ok(())
+}
+
+fn push_standard_tables(out: &mut Vec<u8>) {
+    for table in &STANDARD_HUFFMAN_TABLES {
+        let length = (2 + 1 + table.counts.len() + table.values.len()) as u16;
+        out.extend_from_slice(&[0xff, mark::HUFFMAN_TABLES]);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.push(table.class_and_id);
+        out.extend_from_slice(&table.counts);
+        out.extend_from_slice(table.values);
+    }
 }
 
 struct HuffmanTable {
@@ -319,18 +416,35 @@ static STANDARD_HUFFMAN_TABLES: [HuffmanTable; 4] = [
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_jpeg_that_is_not_whole_is_no_picture() {
-        let (width, height) = (320, 240);
+    const SIDES: (u32, u32) = (320, 240);
+
+    fn layout() -> PictureLayout {
+        PictureLayout::packed(SIDES.0, SIDES.1, PixelFormat::Mjpg)
+    }
+
+    fn jpeg(sampling: jpeg_encoder::SamplingFactor) -> Vec<u8> {
+        let (width, height) = SIDES;
         let pixels: Vec<u8> = (0..width * height * 3).map(|i: u32| (i.wrapping_mul(i) >> 7) as u8).collect();
         let mut jpeg = Vec::new();
-        let encoder = jpeg_encoder::Encoder::new(&mut jpeg, 85);
+        let mut encoder = jpeg_encoder::Encoder::new(&mut jpeg, 85);
+        encoder.set_sampling_factor(sampling);
         encoder.encode(&pixels, width as u16, height as u16, jpeg_encoder::ColorType::Rgb).unwrap();
-        let layout = PictureLayout::packed(width, height, PixelFormat::Mjpg);
+        jpeg
+    }
+
+    #[test]
+    fn a_jpeg_that_is_not_whole_is_no_picture() {
+        let jpeg = jpeg(jpeg_encoder::SamplingFactor::F_2_2);
         let mut decoder = Jpeg::default();
         let mut check = |what: &str, bytes: &[u8], is_picture: bool| {
-            let decoded = decoder.decode(&Picture { layout, bytes });
+            let picture = Picture { layout: layout(), bytes };
+            let decoded = decoder.decode(&picture);
             assert_eq!(decoded.is_ok(), is_picture, "{what}: {:?}", decoded.err());
+            #[cfg(feature = "cuda")]
+            {
+                let copied = copy_whole_jpeg(&picture, &mut Vec::new());
+                assert_eq!(copied.is_ok(), is_picture, "{what}: {copied:?}");
+            }
         };
         check("whole", &jpeg, true);
         check("zeros after its end", &[&jpeg[..], &[0; 3000]].concat(), true);
@@ -343,5 +457,61 @@ mod tests {
         check("noise", &(0..jpeg.len()).map(noise).collect::<Vec<_>>(), false);
         check("noise with the mark of a JPEG", &[&[0xff, 0xd8][..], &jpeg[jpeg.len() / 2..]].concat(), false);
         check("nothing", &[], false);
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn what_is_copied_of_a_jpeg_is_the_same_picture_without_notes() {
+        use jpeg_encoder::SamplingFactor::{F_1_1, F_2_1, F_2_2};
+
+        for sampling in [F_1_1, F_2_1, F_2_2] {
+            let plain = jpeg(sampling);
+            let expected = Jpeg::default()
+                .decode(&Picture { layout: layout(), bytes: &plain })
+                .map(|p| p.bytes.to_vec());
+            let expected = expected.unwrap();
+            let mut without_tables = vec![0xff, mark::START];
+            for Segment { mark, at, bytes } in segments(&plain) {
+                match mark {
+                    mark::HUFFMAN_TABLES => {}
+                    mark::SCAN => without_tables.extend_from_slice(&plain[at..]),
+                    _ => without_tables.extend_from_slice(bytes),
+                }
+            }
+            // Exif with a picture of its own, which ends, and a comment; fill bytes before a mark; bytes after the end.
+            let notes = *b"\xff\xe1\0\x0aExif\xff\xda\xff\xd9\xff\xff\xfe\0\x03!";
+            let noted = [&plain[..2], &notes, &plain[2..], &[0xaa; 30]].concat();
+            let mut out = Vec::new();
+            for bytes in [&plain, &without_tables, &noted] {
+                copy_whole_jpeg(&Picture { layout: layout(), bytes }, &mut out).unwrap();
+                assert!(out.ends_with(&[0xff, mark::END]) && !out.windows(4).any(|four| four == b"Exif"));
+                let copy = Picture { layout: layout(), bytes: &out };
+                assert!(Jpeg::default().decode(&copy).unwrap().bytes == expected, "{sampling:?}");
+            }
+            let cut = &noted[..noted.len() / 2];
+            assert!(
+                copy_whole_jpeg(&Picture { layout: layout(), bytes: cut }, &mut out).is_err(),
+                "its note has an end"
+            );
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn frames_of_other_sizes_and_kinds_are_refused() {
+        let plain = jpeg(jpeg_encoder::SamplingFactor::F_2_2);
+        let frame = segments(&plain).find(|segment| segment.mark == 0xc0).unwrap().at;
+        let error = |layout: PictureLayout, change: &[(usize, u8)]| {
+            let mut bytes = plain.clone();
+            change.iter().for_each(|&(at, byte)| bytes[frame + at] = byte);
+            copy_whole_jpeg(&Picture { layout, bytes: &bytes }, &mut Vec::new()).unwrap_err()
+        };
+        let wrong = PictureLayout::packed(SIDES.0, SIDES.1 - 8, PixelFormat::Mjpg);
+        let size = error(wrong, &[]);
+        assert!(matches!(size, ColourError::JpegSize { is: (320, 240), announced: (320, 232) }), "{size}");
+        for change in [&[(4, 12)][..], &[(9, 4)], &[(1, 0xc3)], &[(3, 200)]] {
+            let other = error(layout(), change);
+            assert!(matches!(other, ColourError::Jpeg(_)), "{change:?}: {other}");
+        }
     }
 }

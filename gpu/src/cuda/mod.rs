@@ -7,6 +7,7 @@
 pub mod abi;
 pub mod compile;
 pub mod device;
+pub mod jpeg;
 pub mod launch;
 pub mod library;
 pub mod memory;
