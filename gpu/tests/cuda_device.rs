@@ -111,8 +111,8 @@ fn a_slot_of_a_page_locked_ring_goes_up_as_it_is() {
     on_device(|device| {
         let layout = PictureLayout::packed(1920, 1080, PixelFormat::Yuyv);
         let (ring, frame) = ring_with_frame("upload", layout);
-        let registered = RegisteredRing::new(&device, &ring).unwrap();
-        assert_eq!(RegisteredRing::new(&device, &ring).err(), Some(MemoryError::Registered));
+        let registered = RegisteredRing::new(&device, ring.memory()).unwrap();
+        assert_eq!(RegisteredRing::new(&device, ring.memory()).err(), Some(MemoryError::Registered));
         let picture = frame.picture();
         assert!(registered.contains(picture.bytes) && !registered.contains(&[0; 16]));
         let on_device = DeviceBuffer::<u8>::new(&device, "a frame", layout.max_bytes()).unwrap();
@@ -144,7 +144,7 @@ fn a_slot_of_a_page_locked_ring_goes_up_as_it_is() {
         assert!(*down == *picture.bytes);
         // Given back, it can be registered again, and it outlives its ring's other owners.
         drop(registered);
-        let registered = RegisteredRing::new(&device, &ring).unwrap();
+        let registered = RegisteredRing::new(&device, ring.memory()).unwrap();
         drop((frame, ring));
         drop(registered);
     });
@@ -618,7 +618,7 @@ fn a_graph_does_what_its_launches_do() {
         let (kernels, stream) = (kernels(&device), Stream::new(&device).unwrap());
         let layout = PictureLayout::packed(1280, 720, PixelFormat::Yuyv);
         let (ring, frame) = ring_with_frame("graph", layout);
-        let _registered = RegisteredRing::new(&device, &ring).unwrap();
+        let _registered = RegisteredRing::new(&device, ring.memory()).unwrap();
         let picture = frame.picture();
         let pixels = DeviceBuffer::<u8>::new(&device, "a frame", layout.max_bytes()).unwrap();
         let frames = buffer(&device, &[Frame::new(pixels.ptr(), &layout).unwrap()]);
@@ -708,7 +708,7 @@ fn two_hundred_openings_leak_nothing() {
             let device = Device::open(0).unwrap();
             free.push(device.memory().unwrap().free);
             let (kernels, stream) = (kernels(&device), Stream::new(&device).unwrap());
-            let _registered = RegisteredRing::new(&device, &ring).unwrap();
+            let _registered = RegisteredRing::new(&device, ring.memory()).unwrap();
             let pixels = DeviceBuffer::<u8>::new(&device, "frames", 64 << 20).unwrap();
             let _pinned = PinnedBuffer::<f32>::new(&device, "results", 1 << 20).unwrap();
             let (_event, frames) = (
@@ -778,7 +778,7 @@ fn break_device(fault: &str) {
     let device = Device::open(0).unwrap();
     let layout = PictureLayout::packed(320, 240, PixelFormat::Grey);
     let (ring, _frame) = ring_with_frame(fault, layout);
-    let registered = RegisteredRing::new(&device, &ring).unwrap();
+    let registered = RegisteredRing::new(&device, ring.memory()).unwrap();
     let program = nvrtc(&device).compile(POKE, &device.info().architecture()).unwrap();
     let (module, stream) = (Module::load(&device, &program).unwrap(), Stream::new(&device).unwrap());
     let values = buffer(&device, &[1_u32; 16]);
@@ -807,7 +807,7 @@ fn break_device(fault: &str) {
     assert_eq!(values.read(&mut [0; 16]), Err(error));
     assert!(matches!(DeviceBuffer::<u8>::new(&device, "more", 1), Err(MemoryError::Refused { .. })));
     drop((values, registered, module, stream));
-    assert_eq!(RegisteredRing::new(&device, &ring).err(), Some(MemoryError::Registered));
+    assert_eq!(RegisteredRing::new(&device, ring.memory()).err(), Some(MemoryError::Registered));
     drop(device);
     assert_eq!(Device::open(0).err(), Some(DeviceError::Lost { ordinal: 0 }));
     let path = ring.path().unwrap().to_owned();
