@@ -5,6 +5,8 @@
 //! otherwise; JPEG as BT.601 with full range, which is what the standard says. Grey is copied to all
 //! three channels.
 
+use std::ops::Range;
+
 use youquanti_models::{Picture, PictureLayout, PixelFormat};
 use yuv::{YuvBiPlanarImage, YuvConversionMode, YuvPackedImage, YuvRange, YuvStandardMatrix};
 use zune_jpeg::JpegDecoder;
@@ -233,25 +235,13 @@ impl Jpeg {
     }
 }
 
-/// Marks of a JPEG, the byte after 0xff.
-mod mark {
-    pub(super) const START: u8 = 0xd8;
-    pub(super) const END: u8 = 0xd9;
-    pub(super) const HUFFMAN_TABLES: u8 = 0xc4;
-    pub(super) const SCAN: u8 = 0xda;
-}
+/// Marks in a JPEG, behind a byte 0xff.
+const DEFINE_HUFFMAN: u8 = 0xc4;
+const START_OF_SCAN: u8 = 0xda;
 
-/// A part of a JPEG before the pixels.
-struct Segment<'a> {
-    mark: u8,
-    /// Where it begins.
-    at: usize,
-    /// All of it, with mark and length.
-    bytes: &'a [u8],
-}
-
-/// The parts of a JPEG up to the header of its first scan, that included; fewer where it is damaged.
-fn segments(jpeg: &[u8]) -> impl Iterator<Item = Segment<'_>> {
+/// The parts of a JPEG up to the header of its first scan, that included; fewer where it is damaged. Each is its mark and
+/// where it lies, with mark and length.
+fn segments(jpeg: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> {
     let mut next = Some(2);
     std::iter::from_fn(move || {
         let mut at = next.take()?;
@@ -261,21 +251,21 @@ fn segments(jpeg: &[u8]) -> impl Iterator<Item = Segment<'_>> {
         }
         let [0xff, mark, high, low, ..] = *jpeg.get(at..)? else { return None };
         let end = at + 2 + usize::from(u16::from_be_bytes([high, low]));
-        next = Some(end).filter(|_| mark != mark::SCAN);
-        Some(Segment { mark, at, bytes: jpeg.get(at..end)? })
+        next = Some(end).filter(|_| mark != START_OF_SCAN);
+        (end <= jpeg.len()).then_some((mark, at..end))
     })
 }
 
 /// The JPEG itself, or a copy with the standard's tables in `buffer` when it has none of its own.
 fn with_huffman_tables<'a>(jpeg: &'a [u8], buffer: &'a mut Vec<u8>) -> &'a [u8] {
-    for Segment { mark, at, .. } in segments(jpeg) {
+    for (mark, place) in segments(jpeg) {
         match mark {
-            mark::HUFFMAN_TABLES => return jpeg,
-            mark::SCAN => {
+            DEFINE_HUFFMAN => return jpeg,
+            START_OF_SCAN => {
                 buffer.clear();
-                buffer.extend_from_slice(&jpeg[..at]);
+                buffer.extend_from_slice(&jpeg[..place.start]);
                 push_standard_tables(buffer);
-                buffer.extend_from_slice(&jpeg[at..]);
+                buffer.extend_from_slice(&jpeg[place.start..]);
                 return buffer;
             }
             _ => {}
@@ -293,27 +283,31 @@ fn with_huffman_tables<'a>(jpeg: &'a [u8], buffer: &'a mut Vec<u8>) -> &'a [u8] 
 /// are wrong or missing within the picture cannot be noticed.
 #[cfg(feature = "cuda")]
 pub(crate) fn copy_whole_jpeg(picture: &Picture<'_>, out: &mut Vec<u8>) -> Result<(), ColourError> {
+    const BEGINNING: [u8; 2] = [0xff, 0xd8];
+    const END: [u8; 2] = [0xff, 0xd9];
+
     let jpeg = picture.bytes;
     let damaged = |what: &str| ColourError::Jpeg(what.to_owned());
-    if !jpeg.starts_with(&[0xff, mark::START]) {
+    if !jpeg.starts_with(&BEGINNING) {
         return Err(damaged("it does not begin as one"));
     }
     out.clear();
-    out.extend_from_slice(&[0xff, mark::START]);
+    out.extend_from_slice(&BEGINNING);
     let (mut has_frame, mut has_tables) = (false, false);
-    for Segment { mark, at, bytes } in segments(jpeg) {
+    for (mark, place) in segments(jpeg) {
+        let bytes = &jpeg[place.clone()];
         match mark {
             // Baseline, extended and progressive frames.
             0xc0..=0xc2 => {
                 check_frame_header(bytes, &picture.layout)?;
                 has_frame = true;
             }
-            mark::HUFFMAN_TABLES => has_tables = true,
-            mark::SCAN if !has_frame => break,
-            mark::SCAN => {
+            DEFINE_HUFFMAN => has_tables = true,
+            START_OF_SCAN if !has_frame => break,
+            START_OF_SCAN => {
                 // Within the scans 0xff is followed by 0 or other marks: what looks like the last end is the end.
-                let scans = &jpeg[at..];
-                let end = scans.windows(2).rposition(|pair| pair == [0xff, mark::END]);
+                let scans = &jpeg[place.start..];
+                let end = scans.windows(2).rposition(|pair| pair == END);
                 let end = end.ok_or_else(|| damaged("it is cut off: its end is missing"))?;
                 if !has_tables {
                     push_standard_tables(out);
@@ -350,7 +344,7 @@ fn check_frame_header(header: &[u8], layout: &PictureLayout) -> Result<(), Colou
 fn push_standard_tables(out: &mut Vec<u8>) {
     for table in &STANDARD_HUFFMAN_TABLES {
         let length = (2 + 1 + table.counts.len() + table.values.len()) as u16;
-        out.extend_from_slice(&[0xff, mark::HUFFMAN_TABLES]);
+        out.extend_from_slice(&[0xff, DEFINE_HUFFMAN]);
         out.extend_from_slice(&length.to_be_bytes());
         out.push(table.class_and_id);
         out.extend_from_slice(&table.counts);
@@ -470,12 +464,12 @@ mod tests {
                 .decode(&Picture { layout: layout(), bytes: &plain })
                 .map(|p| p.bytes.to_vec());
             let expected = expected.unwrap();
-            let mut without_tables = vec![0xff, mark::START];
-            for Segment { mark, at, bytes } in segments(&plain) {
+            let mut without_tables = plain[..2].to_vec();
+            for (mark, place) in segments(&plain) {
                 match mark {
-                    mark::HUFFMAN_TABLES => {}
-                    mark::SCAN => without_tables.extend_from_slice(&plain[at..]),
-                    _ => without_tables.extend_from_slice(bytes),
+                    DEFINE_HUFFMAN => {}
+                    START_OF_SCAN => without_tables.extend_from_slice(&plain[place.start..]),
+                    _ => without_tables.extend_from_slice(&plain[place]),
                 }
             }
             // Exif with a picture of its own, which ends, and a comment; fill bytes before a mark; bytes after the end.
@@ -484,7 +478,7 @@ mod tests {
             let mut out = Vec::new();
             for bytes in [&plain, &without_tables, &noted] {
                 copy_whole_jpeg(&Picture { layout: layout(), bytes }, &mut out).unwrap();
-                assert!(out.ends_with(&[0xff, mark::END]) && !out.windows(4).any(|four| four == b"Exif"));
+                assert!(out.ends_with(&[0xff, 0xd9]) && !out.windows(4).any(|four| four == b"Exif"));
                 let copy = Picture { layout: layout(), bytes: &out };
                 assert!(Jpeg::default().decode(&copy).unwrap().bytes == expected, "{sampling:?}");
             }
@@ -500,7 +494,7 @@ mod tests {
     #[test]
     fn frames_of_other_sizes_and_kinds_are_refused() {
         let plain = jpeg(jpeg_encoder::SamplingFactor::F_2_2);
-        let frame = segments(&plain).find(|segment| segment.mark == 0xc0).unwrap().at;
+        let frame = segments(&plain).find(|&(mark, _)| mark == 0xc0).unwrap().1.start;
         let error = |layout: PictureLayout, change: &[(usize, u8)]| {
             let mut bytes = plain.clone();
             change.iter().for_each(|&(at, byte)| bytes[frame + at] = byte);

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::sys;
-use youquanti_models::{Picture, PipelineError};
+use youquanti_models::{Picture, PictureLayout, PipelineError};
 
 use super::device::{CallError, Context, Device, DriverVersion, Severity};
 use super::launch::{Event, Stream};
@@ -160,6 +160,7 @@ calls! {
     attach_pinned = "nvjpegStateAttachPinnedBuffer" (Handle, Handle);
     attach_device = "nvjpegStateAttachDeviceBuffer" (Handle, Handle);
     parse = "nvjpegJpegStreamParse" (Handle, *const u8, usize, c_int, c_int, Handle);
+    frame_size = "nvjpegJpegStreamGetFrameDimensions" (Handle, *mut c_uint, *mut c_uint);
     supported = "nvjpegDecoderJpegSupported" (Handle, Handle, Handle, *mut c_int);
     decode_host = "nvjpegDecodeJpegHost" (Handle, Handle, Handle, Handle, Handle);
     transfer = "nvjpegDecodeJpegTransferToDevice" (Handle, Handle, Handle, Handle, *mut c_void);
@@ -268,6 +269,17 @@ impl Drop for Owned {
     }
 }
 
+/// What pictures under way have in common.
+struct Shared {
+    context: Rc<Context>,
+    calls: Calls,
+    /// One for each of [`BACKENDS`].
+    decoders: [Owned; 2],
+    params: Owned,
+    // Last: the others are parts of it.
+    library: Owned,
+}
+
 /// A picture under way.
 struct Slot {
     /// When the device is past its last picture.
@@ -280,29 +292,17 @@ struct Slot {
     states: [Owned; 2],
     // After the states, which use them.
     _pinned: Owned,
-    _device: Owned,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if let Err(error) = self.done.synchronize() {
-            tracing::warn!(%error, "a JPEG that was being decoded is given up");
-        }
-    }
+    _memory: Owned,
 }
 
 /// Decodes JPEG pictures to RGB on one device, on the thread that has it open. Once it has seen pictures of a size nothing is
 /// allocated for more of them. Not to be called while a graph is captured.
 pub struct JpegDecoder {
-    context: Rc<Context>,
-    calls: Calls,
     slots: [Slot; UNDER_WAY],
     /// Which slot is next.
     next: usize,
-    decoders: [Owned; 2],
-    params: Owned,
-    // Last: everything else is part of it.
-    library: Owned,
+    // After the slots, which use it.
+    shared: Shared,
 }
 
 impl JpegDecoder {
@@ -311,7 +311,43 @@ impl JpegDecoder {
     /// # Errors
     /// [`JpegError::Library`] and [`JpegError::Device`].
     pub fn new(nvjpeg: &Nvjpeg, device: &Device) -> Result<Self, JpegError> {
-        let (calls, context) = (nvjpeg.calls, device.context());
+        let shared = Shared::new(nvjpeg, device.context())?;
+        let slots = [Slot::new(&shared, device)?, Slot::new(&shared, device)?];
+        Ok(Self { slots, next: 0, shared })
+    }
+
+    /// Decodes a camera's JPEG to RGB24 without padding, on a stream. The device's part is done in the stream's order; the
+    /// picture's bytes have been copied, and may be used again, when this returns. Waits until the device is past the picture
+    /// before the last.
+    ///
+    /// # Safety
+    /// `out` has room for `width × height × 3` bytes of the picture's layout, and lives until the stream is past the work.
+    ///
+    /// # Errors
+    /// See [`JpegError`]; what `out` holds is then meaningless. A picture that ends early is an error; bytes after its end are
+    /// not. Bytes that are wrong or missing within it cannot be noticed.
+    pub unsafe fn decode(
+        &mut self,
+        jpeg: &Picture<'_>,
+        out: DevicePtr<u8>,
+        stream: &Stream,
+    ) -> Result<(), JpegError> {
+        colour::check(jpeg)?;
+        let slot = &mut self.slots[self.next];
+        slot.done.synchronize()?;
+        colour::copy_whole_jpeg(jpeg, &mut slot.jpeg)?;
+        self.next = (self.next + 1) % UNDER_WAY;
+        // SAFETY: the caller promised the room for this layout.
+        let decoded = unsafe { slot.decode(&self.shared, &jpeg.layout, out, stream) };
+        // Also where that failed half way: what has begun reads the slot. If it was the device that failed, this says so.
+        stream.record(&slot.done)?;
+        decoded
+    }
+}
+
+impl Shared {
+    fn new(nvjpeg: &Nvjpeg, context: &Rc<Context>) -> Result<Self, JpegError> {
+        let calls = nvjpeg.calls;
         let none = std::ptr::null();
         let library = Owned::new(context, "nvjpegCreateEx", ("nvjpegDestroy", calls.destroy), |made| {
             // SAFETY: the default backend with the CUDA runtime's allocators and no flags, in the context that is current.
@@ -343,55 +379,25 @@ impl JpegDecoder {
             })
         };
         let decoders = [decoder(BACKENDS[0])?, decoder(BACKENDS[1])?];
-        let slot = || Slot::new(&calls, device, handle, &decoders);
-        let slots = [slot()?, slot()?];
-        Ok(Self { context: Rc::clone(context), calls, slots, next: 0, decoders, params, library })
+        Ok(Self { context: Rc::clone(context), calls, decoders, params, library })
     }
 
-    /// Decodes a camera's JPEG to RGB24 without padding, on a stream. The device's part is done in the stream's order; the
-    /// picture's bytes have been copied, and may be used again, when this returns. Waits until the device is past the picture
-    /// before the last.
-    ///
-    /// # Safety
-    /// `out` has room for `width × height × 3` bytes of the picture's layout, and lives until the stream is past the work.
-    ///
-    /// # Errors
-    /// See [`JpegError`]; what `out` holds is then meaningless. A picture that ends early is an error; bytes after its end are
-    /// not. Bytes that are wrong or missing within it cannot be noticed.
-    pub unsafe fn decode(
-        &mut self,
-        jpeg: &Picture<'_>,
-        out: DevicePtr<u8>,
-        stream: &Stream,
-    ) -> Result<(), JpegError> {
-        colour::check(jpeg)?;
-        let slot = &mut self.slots[self.next];
-        slot.done.synchronize()?;
-        colour::copy_whole_jpeg(jpeg, &mut slot.jpeg)?;
-        self.next = (self.next + 1) % UNDER_WAY;
-        let nothing = DevicePtr::NULL;
-        let mut image = Image {
-            channels: [out, nothing, nothing, nothing],
-            pitches: [jpeg.layout.width as usize * 3, 0, 0, 0],
-        };
-        let (calls, context, library) = (&self.calls, &self.context, self.library.raw);
-        let decoded =
-            slot.decode(calls, context, library, &self.decoders, self.params.raw, &mut image, stream);
-        // Also where that failed half way: what has begun reads the slot. If it was the device that failed, this says so.
-        stream.record(&slot.done)?;
-        decoded
+    /// Which of the decoders takes a picture that was parsed. The last says itself what it does not take.
+    fn decoder_for(&self, bitstream: Handle) -> Result<usize, JpegError> {
+        let mut refused = 0;
+        call(&self.context, "nvjpegDecoderJpegSupported", || {
+            let (decoder, params) = (self.decoders[0].raw, self.params.raw);
+            // SAFETY: all of them live, and the bitstream was parsed; the pointer is to an integer.
+            unsafe { (self.calls.supported)(decoder, bitstream, params, &raw mut refused) }
+        })?;
+        Ok(usize::from(refused != 0))
     }
 }
 
 impl Slot {
-    fn new(
-        calls: &Calls,
-        device: &Device,
-        library: Handle,
-        decoders: &[Owned; 2],
-    ) -> Result<Self, JpegError> {
-        let context = device.context();
-        let none = std::ptr::null();
+    fn new(shared: &Shared, device: &Device) -> Result<Self, JpegError> {
+        let Shared { context, calls, decoders, library, .. } = shared;
+        let (library, none) = (library.raw, std::ptr::null());
         let destroy = ("nvjpegBufferPinnedDestroy", calls.pinned_destroy);
         let pinned = Owned::new(context, "nvjpegBufferPinnedCreate", destroy, |made| {
             // SAFETY: the library lives; the allocator is the CUDA runtime's.
@@ -425,55 +431,68 @@ impl Slot {
             unsafe { (calls.stream_create)(library, made) }
         })?;
         let done = Event::new(device)?;
-        Ok(Self { done, jpeg: Vec::new(), bitstream, states, _pinned: pinned, _device: memory })
+        Ok(Self { done, jpeg: Vec::new(), bitstream, states, _pinned: pinned, _memory: memory })
     }
 
-    /// Decodes the slot's picture, which has the size of `image`.
-    #[expect(clippy::too_many_arguments, reason = "the decoder's parts")]
-    fn decode(
+    /// Decodes the slot's picture.
+    ///
+    /// # Safety
+    /// The device is past the slot's picture before, and `out` has room for RGB of this layout until the stream is past this.
+    unsafe fn decode(
         &mut self,
-        calls: &Calls,
-        context: &Context,
-        library: Handle,
-        decoders: &[Owned; 2],
-        params: Handle,
-        image: &mut Image,
+        shared: &Shared,
+        layout: &PictureLayout,
+        out: DevicePtr<u8>,
         stream: &Stream,
     ) -> Result<(), JpegError> {
-        let (jpeg, bitstream) = (&self.jpeg, self.bitstream.raw);
+        let Shared { context, calls, decoders, params, library } = shared;
+        let (jpeg, bitstream, library) = (&self.jpeg, self.bitstream.raw, library.raw);
         call(context, "nvjpegJpegStreamParse", || {
-            // SAFETY: the bytes stay as they are until the device is past the picture: nothing is saved.
+            // SAFETY: the bytes stay as they are until the device is past the picture: the parser keeps no copy.
             unsafe { (calls.parse)(library, jpeg.as_ptr(), jpeg.len(), 0, 0, bitstream) }
         })?;
-        let takes = |decoder: &Owned| {
-            let mut refused = 0;
-            call(context, "nvjpegDecoderJpegSupported", || {
-                // SAFETY: all of them live, and the bitstream was parsed; the pointer is to an integer.
-                unsafe { (calls.supported)(decoder.raw, bitstream, params, &raw mut refused) }
-            })?;
-            Ok::<_, JpegError>(refused == 0)
-        };
-        // The last says itself what it does not take.
-        let which = if takes(&decoders[0])? { 0 } else { 1 };
+        let (mut width, mut height) = (0, 0);
+        call(context, "nvjpegJpegStreamGetFrameDimensions", || {
+            // SAFETY: the bitstream was parsed; the pointers are to integers.
+            unsafe { (calls.frame_size)(bitstream, &raw mut width, &raw mut height) }
+        })?;
+        // Also a damaged picture, with a frame in it that nobody looked at, is written to no more room than there is.
+        if (width, height) != (layout.width, layout.height) {
+            let [is, announced] = [(width, height), (layout.width, layout.height)]
+                .map(|(width, height)| (width as usize, height as usize));
+            return Err(ColourError::JpegSize { is, announced }.into());
+        }
+        let which = shared.decoder_for(bitstream)?;
         let (decoder, state) = (decoders[which].raw, self.states[which].raw);
         call(context, "nvjpegDecodeJpegHost", || {
             // SAFETY: all of them live, and the device is past what the state was used for before.
-            unsafe { (calls.decode_host)(library, decoder, state, params, bitstream) }
+            unsafe { (calls.decode_host)(library, decoder, state, params.raw, bitstream) }
         })?;
         call(context, "nvjpegDecodeJpegTransferToDevice", || {
             // SAFETY: as above; the stream is of the context that is current.
             unsafe { (calls.transfer)(library, decoder, state, bitstream, stream.raw()) }
         })?;
+        let nothing = DevicePtr::NULL;
+        let mut image =
+            Image { channels: [out, nothing, nothing, nothing], pitches: [width as usize * 3, 0, 0, 0] };
         call(context, "nvjpegDecodeJpegDevice", || {
-            // SAFETY: as above; the caller of `JpegDecoder::decode` promised the room.
-            unsafe { (calls.decode_device)(library, decoder, state, image, stream.raw()) }
+            // SAFETY: as above, and the caller promised the room.
+            unsafe { (calls.decode_device)(library, decoder, state, &raw mut image, stream.raw()) }
         })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Err(error) = self.done.synchronize() {
+            tracing::warn!(%error, "a JPEG that was being decoded is given up");
+        }
     }
 }
 
 impl fmt::Debug for JpegDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JpegDecoder(GPU {})", self.context.ordinal())
+        write!(f, "JpegDecoder(GPU {})", self.shared.context.ordinal())
     }
 }
 
