@@ -13,7 +13,7 @@ mod detect;
 mod look;
 mod upload;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use youquanti_frames::RingMemory;
@@ -30,7 +30,7 @@ use super::compile::Nvrtc;
 use super::device::{self, CallError, Device, DeviceInfo};
 use super::launch::{Event, Kernels, Stream};
 use super::memory::{DevicePlan, MemoryError};
-use super::network::{NetworkError, OrtOptions, Precision};
+use super::network::{NetworkError, OrtOptions, Precision, batches_up_to};
 use super::provider::{self, Provider};
 use crate::SetupError;
 use crate::follow::{Followed, Seen};
@@ -44,8 +44,9 @@ const MAX_BATCH: usize = 16;
 /// Batches under way at once.
 const LANES: usize = 2;
 
-/// Device memory that ONNX Runtime, cuDNN and cuBLAS take for themselves with all batch sizes loaded.
-const RUNTIME_BYTES: u64 = 1 << 30;
+/// Device memory that a network takes for itself for one batch size, weights, work space of cuDNN and all: 20 of them took
+/// 4.7 GiB on an H100, those for large batches more than their share.
+const NETWORK_BYTES: u64 = 240 << 20;
 
 const REMEDY: &str =
     "place cameras on another GPU, lower `pipeline.max_faces`, or close other programs that use this GPU";
@@ -224,7 +225,11 @@ impl<F: Frame> CudaPipeline<F> {
         let look_plan = LookPlan::new(&mut plan, most_faces);
         let slot_bytes = upload::slot_bytes(faces);
         let slots: Vec<_> = (0..2 * most_frames).map(|_| plan.add("frames", slot_bytes)).collect();
-        plan.reserve("ONNX Runtime and the networks", RUNTIME_BYTES);
+        let pictures: BTreeSet<_> =
+            faces.cameras.iter().map(|input| (input.layout.width, input.layout.height)).collect();
+        let networks_made =
+            2 * batches_up_to(most_faces).count() + pictures.len() * batches_up_to(most_frames).count();
+        plan.reserve("ONNX Runtime and the networks", networks_made as u64 * NETWORK_BYTES);
         let mut made = plan.allocate(&device, REMEDY)?;
 
         let [uploads, detecting, looking] =

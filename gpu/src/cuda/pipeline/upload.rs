@@ -5,16 +5,15 @@
 #![allow(unsafe_code, reason = "uploads read frames while the host goes on")]
 
 use youquanti_frames::RingMemory;
-use youquanti_models::{
-    Frame, FrameFaces, FrameMeta, Picture, PictureLayout, PipelineError, PixelFormat, Timestamp,
-};
+use youquanti_models::{Frame, FrameFaces, FrameMeta, PictureLayout, PipelineError, PixelFormat, Timestamp};
 
 use super::super::abi;
 use super::super::device::{CallError, Device};
+use super::super::jpeg::{JpegDecoder, JpegError, Nvjpeg};
 use super::super::launch::{Event, Stream};
-use super::super::memory::{DeviceBuffer, DevicePtr, MemoryError, RegisteredRing};
+use super::super::memory::{DeviceBuffer, MemoryError, RegisteredRing};
 use super::{RingOf, stage};
-use crate::cpu::colour::{self, Jpeg};
+use crate::cpu::colour::{self, ColourError, Jpeg};
 use crate::options::FaceOptions;
 
 /// A place for a frame on the device, and what is known of the frame in it.
@@ -93,19 +92,46 @@ fn uploaded_layout(layout: &PictureLayout) -> PictureLayout {
     }
 }
 
+/// Who decodes JPEG pictures.
+enum JpegDecoding {
+    /// nvJPEG, so that the picture goes up as the camera sent it.
+    Device(Box<JpegDecoder>),
+    /// This thread.
+    Host(Jpeg),
+}
+
+impl JpegDecoding {
+    fn new(device: &Device) -> Self {
+        let nvjpeg = Nvjpeg::load(device.info().driver).map_err(|error| with_cause(&error));
+        let decoder = nvjpeg.and_then(|nvjpeg| {
+            let decoder = JpegDecoder::new(&nvjpeg, device).map_err(|error| with_cause(&error))?;
+            tracing::info!(path = %nvjpeg.path().display(), version = nvjpeg.version(), "the GPU decodes JPEG");
+            Ok(decoder)
+        });
+        decoder.map_or_else(
+            |error| {
+                tracing::info!(%error, "the processor decodes JPEG");
+                Self::Host(Jpeg::default())
+            },
+            |decoder| Self::Device(Box::new(decoder)),
+        )
+    }
+}
+
 /// See the module.
 pub(super) struct Uploader<F> {
     ring_of: RingOf<F>,
     rings: Vec<RegisteredRing>,
     /// Where rings begin that the driver does not page-lock.
     refused: Vec<usize>,
-    jpeg: Jpeg,
+    /// Made for the first JPEG.
+    jpeg: Option<JpegDecoding>,
     stream: Stream,
 }
 
 impl<F: Frame> Uploader<F> {
     pub(super) fn new(stream: Stream, ring_of: RingOf<F>) -> Self {
-        Self { ring_of, rings: Vec::new(), refused: Vec::new(), jpeg: Jpeg::default(), stream }
+        Self { ring_of, rings: Vec::new(), refused: Vec::new(), jpeg: None, stream }
     }
 
     /// Begins the upload of a frame, which stays where it is until the slot's event has happened.
@@ -117,29 +143,43 @@ impl<F: Frame> Uploader<F> {
     ) -> Result<(), PipelineError> {
         let picture = frame.picture();
         let failed = |error: CallError| error.in_stage("upload");
-        let bad = |error: colour::ColourError| {
+        let bad = |error: ColourError| {
             let FrameMeta { camera, seq, .. } = *frame.meta();
             PipelineError::Picture { camera, seq, reason: error.to_string() }
         };
         colour::check(&picture).map_err(bad)?;
-        let is_jpeg = picture.layout.format == PixelFormat::Mjpg;
-        if !is_jpeg {
+        let layout = uploaded_layout(&picture.layout);
+        if slot.memory.len() < layout.max_bytes() {
+            slot.memory = larger(device, layout.max_bytes()).map_err(|error| stage("upload", error))?;
+        }
+        slot.picture = abi::Frame::new(slot.memory.ptr(), &layout)
+            .ok_or_else(|| bad(ColourError::Conversion("it is not decoded".to_owned())))?;
+        let to = slot.memory.ptr();
+        self.stream.record(&slot.begun).map_err(failed)?;
+        if picture.layout.format != PixelFormat::Mjpg {
             self.page_lock(device, frame, picture.bytes);
+            let bytes = &picture.bytes[..picture.bytes.len().min(layout.max_bytes())];
+            // SAFETY: the slot is large enough. The frame is kept, and not written, until it is collected, which is after
+            // the upload.
+            unsafe { self.stream.upload(bytes, to) }.map_err(failed)?;
+        } else {
+            match self.jpeg.get_or_insert_with(|| JpegDecoding::new(device)) {
+                JpegDecoding::Device(decoder) => {
+                    // SAFETY: the slot is large enough, and is not used again before its work is done.
+                    let decoded = unsafe { decoder.decode(&picture, to, &self.stream) };
+                    decoded.map_err(|error| match error {
+                        JpegError::Picture(error) => bad(error),
+                        error => error.in_stage("decode"),
+                    })?;
+                }
+                JpegDecoding::Host(decoder) => {
+                    let picture = decoder.decode(&picture).map_err(bad)?;
+                    // SAFETY: as above; the driver reads memory that is not page-locked before it returns.
+                    unsafe { self.stream.upload(picture.bytes, to) }.map_err(failed)?;
+                }
+            }
         }
-        let Self { jpeg, stream, .. } = self;
-        let picture = if is_jpeg { jpeg.decode(&picture).map_err(bad)? } else { picture };
-        let bytes = &picture.bytes[..picture.bytes.len().min(picture.layout.max_bytes())];
-        if slot.memory.len() < bytes.len() {
-            slot.memory =
-                larger(device, picture.layout.max_bytes()).map_err(|error| stage("upload", error))?;
-        }
-        slot.picture = located(&picture, slot.memory.ptr())
-            .ok_or_else(|| bad(colour::ColourError::Conversion("it is not decoded".to_owned())))?;
-        stream.record(&slot.begun).map_err(failed)?;
-        // SAFETY: the slot is large enough. The frame is kept, and not written, until it is collected, which is after the
-        // upload; the driver reads a decoded picture, which is not page-locked, before it returns.
-        unsafe { stream.upload(bytes, slot.memory.ptr()) }.map_err(failed)?;
-        stream.record(&slot.uploaded).map_err(failed)
+        self.stream.record(&slot.uploaded).map_err(failed)
     }
 
     /// Page-locks the frame's ring, if it is a new one. Where that is refused uploads are slower, and it is said once.
@@ -176,8 +216,4 @@ fn with_cause(error: &dyn std::error::Error) -> String {
 /// For a picture larger than any that was announced. Waits for the device.
 fn larger(device: &Device, bytes: usize) -> Result<DeviceBuffer<u8>, MemoryError> {
     DeviceBuffer::new(device, "a larger frame", bytes)
-}
-
-fn located(picture: &Picture<'_>, at: DevicePtr<u8>) -> Option<abi::Frame> {
-    abi::Frame::new(at, &picture.layout)
 }
