@@ -151,6 +151,11 @@ fn what_programs_read_is_json() {
     assert!(scratch.run(&["cameras", "--json"]).with(0).json()["cameras"].is_array());
     let doctor = scratch.run(&["doctor", "--json"]).with(0).json();
     assert_eq!(doctor["ONNX Runtime"]["works"], true);
+    let checked = scratch.run(&["check", "--json", "fine.toml"]).with(0).json()["backend"].clone();
+    let (name, reason) = (checked["name"].as_str().unwrap(), checked["reason"].as_str().unwrap());
+    let auto = doctor["backend auto"]["is"].as_str().unwrap();
+    assert!(auto.starts_with(name) && auto.ends_with(reason) && reason.starts_with("auto: "), "{auto}");
+    assert_eq!(checked["gpus"].as_array().unwrap().is_empty(), name == "cpu", "{checked}");
     assert!(doctor["FFmpeg"]["is"].as_str().unwrap().ends_with("ffmpeg"), "{doctor}");
     let shipped: Value =
         serde_json::from_str(&fs::read_to_string(repository("config/youquanti.schema.json")).unwrap())
@@ -218,6 +223,30 @@ fn networks_that_are_damaged_or_missing_are_named() {
     fs::write(models.join(blendshapes.file), blendshapes.bytes).unwrap();
     scratch.run(&["check", "missing.toml"]).with(0);
     scratch.run(&["run", "missing.toml"]).with(0);
+}
+
+#[test]
+fn a_gpu_that_is_asked_for_and_cannot_be_used_ends_with_3() {
+    let scratch = Scratch::new();
+    let doctor = scratch.run(&["doctor", "--json"]).with(0).json();
+    if !doctor["backend auto"]["is"].as_str().unwrap().starts_with("cpu") {
+        println!("skipped: there is a GPU");
+        return;
+    }
+    for backend in ["cuda", "tensorrt"] {
+        let pipeline = format!("[pipeline]\nbackend = \"{backend}\"");
+        let cannot = format!("pipeline: backend = \"{backend}\" cannot run: ");
+        let text = config(&unique("named"), &[("one", SCENE)], &pipeline);
+        check_missing(&scratch, &text, &[&cannot, "or use \"auto\""]);
+    }
+    let text = config(&unique("auto"), &[("one", SCENE)], "[pipeline]\nbackend = \"auto\"");
+    scratch.write("auto.toml", text);
+    let ended = scratch.run(&["run", "--json", "auto.toml"]).with(0);
+    let report = ended.json();
+    let reason = report["backend"]["reason"].as_str().unwrap();
+    assert_eq!(report["backend"]["name"], "cpu");
+    ended.says(&[&format!("back end cpu: {reason}"), "building a pipeline: cpu"]);
+    assert!(reason.starts_with("auto: ") && reason.len() > "auto: ".len(), "{reason}");
 }
 
 #[test]

@@ -252,7 +252,7 @@ impl Work {
         });
         let inputs: Vec<_> = inputs.collect();
         let begun_at = plane.clock.now();
-        info!("building a pipeline for {} cameras: {}", inputs.len(), plan.what);
+        info!(cameras = inputs.len(), "building a pipeline: {}", plan.what);
         let pipeline = (plan.build)(plane, &plan.cameras)?;
         let backend = pipeline.info();
         info!(

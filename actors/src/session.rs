@@ -230,7 +230,7 @@ struct SessionActor {
     /// The back end that the session began with.
     backend: Option<BackendInfo>,
     /// What each pipeline worker works with, as far as was said.
-    worker_backends: Vec<Option<BackendInfo>>,
+    worker_backends: BTreeMap<usize, BackendInfo>,
     traces: Vec<PathBuf>,
     report: SyncSender<SessionReport>,
 }
@@ -499,7 +499,7 @@ impl SessionActor {
             subscribers: Vec::new(),
             first_frames_said: false,
             backend: None,
-            worker_backends: Vec::new(),
+            worker_backends: BTreeMap::new(),
             traces: Vec::new(),
             report,
         }
@@ -675,9 +675,8 @@ impl SessionActor {
 
     /// Says so when a worker has come back with another back end than it had.
     fn look_at_backend(&mut self, ctx: &mut Context<Self>, worker: usize, name: &str) {
-        let now = self.backend_of(worker);
-        let before = std::mem::replace(&mut self.worker_backends[worker], now.clone());
-        let (Some(before), Some(now)) = (before, now) else { return };
+        let Some(now) = self.backend_of(worker) else { return };
+        let Some(before) = self.worker_backends.insert(worker, now.clone()) else { return };
         if before == now {
             return;
         }
@@ -766,8 +765,9 @@ impl Handler<Start> for SessionActor {
                 session.state = State::Running;
                 session.started_at = started_at;
                 session.backend = session.plane.backend();
-                session.worker_backends =
-                    (0..session.plan.pipelines.len()).map(|worker| session.backend_of(worker)).collect();
+                session.worker_backends = (0..session.plan.pipelines.len())
+                    .filter_map(|worker| Some((worker, session.backend_of(worker)?)))
+                    .collect();
                 let detail = json!({
                     "name": session.plan.name,
                     "cameras": session.plane.cameras.len(),
