@@ -169,10 +169,10 @@ pub fn auto() -> String {
 
 const AUTO_GPU: &str = "auto: a GPU and all that it needs are there";
 
-/// One sentence: what is missing, without the places where it was looked for.
+/// One clause: what is missing, without what to do about it and the places where it was looked for.
 fn auto_cpu(missing: &str) -> String {
     let first = missing.lines().next().unwrap_or_default();
-    format!("auto: {}", first.trim_end_matches("; looked at"))
+    format!("auto: {}", first.split_once("; ").map_or(first, |(what, _)| what))
 }
 
 /// Everything that the driver sees, if a pipeline with these kernels can be made on it; else what is missing.
@@ -305,9 +305,13 @@ mod tests {
 
     #[test]
     fn what_is_decided_is_said_in_one_sentence() {
-        let missing =
-            "no kernels for the GPU: NVRTC was not found: `pip install x`; looked at\n  /a: not there";
-        assert_eq!(auto_cpu(missing), "auto: no kernels for the GPU: NVRTC was not found: `pip install x`");
+        let check = |missing: &str, expected: &str| assert_eq!(auto_cpu(missing), expected);
+        check("no driver was found; install one", "auto: no driver was found");
+        check(
+            "NVRTC was not found: `pip install x`; looked at\n  /a; b",
+            "auto: NVRTC was not found: `pip install x`",
+        );
+        check("built without CUDA", "auto: built without CUDA");
         let workers = place(&config(&[None, None], "\"all\""), &seen(2)).unwrap();
         let backend =
             Backend { engine: Engine::Gpu { kernels: Kernels::Cuda, workers }, reason: AUTO_GPU.to_owned() };
