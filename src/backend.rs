@@ -3,7 +3,6 @@
 //! Owns the choice between the back ends and the placement of cameras on GPUs. Asks the machine what it has, and
 //! opens nothing; what a back end needs beyond that, its maker says.
 
-use std::env;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -201,13 +200,12 @@ impl Kernels {
     }
 }
 
-/// TensorRT with `$XDG_CACHE_HOME/youquanti/tensorrt`. Never a folder that others can write to: engines are programs.
+/// TensorRT with the folder `tensorrt` of the cache.
 fn tensorrt() -> Result<Kernels, String> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let root = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    let root =
-        root.ok_or("TensorRT's engines have no place: set HOME, or XDG_CACHE_HOME to an absolute path")?;
-    Ok(Kernels::TensorRt { engine_cache: root.join("youquanti/tensorrt") })
+    let engine_cache = youquanti_gpu::cache::folder("tensorrt");
+    let engine_cache = engine_cache
+        .ok_or("TensorRT's engines have no place: set HOME, or XDG_CACHE_HOME to an absolute path")?;
+    Ok(Kernels::TensorRt { engine_cache })
 }
 
 /// Deals cameras out to GPUs: where the configuration places them, the others in turn.

@@ -3,6 +3,7 @@
 //! [`cpu::CpuPipeline`] is the one of this version; [`NoPipeline`] seeks no faces. Options are plain structs; configuration files,
 //! actors and recording are unknown here. [`runtime`] finds ONNX Runtime, [`probe`] says what the machine has.
 
+pub mod cache;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;

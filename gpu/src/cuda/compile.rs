@@ -1,11 +1,10 @@
 //! From the kernels' sources to a program for one GPU, by NVIDIA's compiler library, NVRTC, kept on disk between starts.
 //!
-//! Owns the cache, `$XDG_CACHE_HOME/youquanti/kernels`; [`super::library`] finds NVRTC. A cache that cannot be used costs time and is
+//! Owns the folder `kernels` of the cache; [`super::library`] finds NVRTC. A cache that cannot be used costs time and is
 //! said once; it never keeps anything from working. Never touches a device.
 
 #![allow(unsafe_code, reason = "the compiler is C, opened at run time")]
 
-use std::env;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::fmt;
 use std::fs;
@@ -16,7 +15,6 @@ use std::sync::{Mutex, PoisonError};
 use sha2::{Digest, Sha256};
 
 use super::device::DriverVersion;
-pub(crate) use super::library::loader_text;
 use super::library::{CudaLibrary, Functions, LibraryError};
 
 /// The compiler's library.
@@ -330,9 +328,7 @@ struct Cache {
 
 impl Cache {
     fn of_this_user() -> Self {
-        let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let root = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-        Self { folder: root.map(|root| root.join("youquanti/kernels")) }
+        Self { folder: crate::cache::folder("kernels") }
     }
 
     /// The program of that key, if it is there and whole.

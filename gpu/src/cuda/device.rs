@@ -16,7 +16,7 @@ use cudarc::driver::sys;
 use libloading::Library;
 use youquanti_models::PipelineError;
 
-use super::compile::loader_text;
+use super::library::loader_text;
 
 /// The oldest driver that is used.
 pub const OLDEST_DRIVER: DriverVersion = DriverVersion { major: 12, minor: 0 };
