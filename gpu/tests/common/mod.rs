@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "test code, which clippy knows by its attribute only")]
 
 pub(crate) mod conformance;
+pub(crate) mod counting;
 pub(crate) mod golden;
 pub(crate) mod random;
 pub(crate) mod scene;
