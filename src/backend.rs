@@ -177,7 +177,8 @@ fn auto_cpu(missing: &str) -> String {
 /// Everything that the driver sees, if a pipeline with these kernels can be made on it; else what is missing.
 #[cfg(feature = "cuda")]
 fn usable(kernels: Kernels) -> Result<(Kernels, Vec<Gpu>), String> {
-    let devices = youquanti_gpu::cuda::check(&kernels.provider()).map_err(|error| with_causes(&error))?;
+    let devices = youquanti_gpu::cuda::check(&kernels.provider())
+        .map_err(|error| youquanti_models::with_causes(&error))?;
     let seen = devices.into_iter().map(|device| Gpu { ordinal: device.ordinal, name: device.name });
     Ok((kernels, seen.collect()))
 }
@@ -244,17 +245,6 @@ fn place(config: &Config, seen: &[Gpu]) -> Result<Vec<GpuWorker>, Vec<Problem>> 
         GpuWorker { gpu: gpu.clone(), cameras: cameras.collect() }
     };
     Ok(devices.into_iter().map(worker).filter(|worker| !worker.cameras.is_empty()).collect())
-}
-
-/// An error with its causes.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

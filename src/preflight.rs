@@ -14,9 +14,9 @@ use youquanti_actors::capture::{CaptureError, file, v4l2};
 use youquanti_config::{Config, ConfigErrors, OnFatal, Problem, SourceConfig};
 use youquanti_frames::segment_bytes;
 use youquanti_gpu as gpu;
-use youquanti_models::PictureLayout;
+use youquanti_models::{PictureLayout, with_causes};
 
-use crate::backend::{self, Backend, Engine, with_causes};
+use crate::backend::{self, Backend, Engine};
 use crate::offsets::Offsets;
 use crate::wiring::{self, RING_DIR};
 

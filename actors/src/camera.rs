@@ -15,7 +15,7 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use tokio::time::{Instant, Sleep};
 use youquanti_frames::{FrameRing, RingError, SlotMut};
-use youquanti_models::{CameraId, FrameFlags, FrameMeta, Timestamp};
+use youquanti_models::{CameraId, FrameFlags, FrameMeta, Timestamp, with_causes};
 
 use crate::calibration;
 use crate::capture::{CaptureDevice, CaptureError, Captured, Pace};
@@ -97,7 +97,7 @@ impl Actor for CameraActor {
                 ctx.spawn(CaptureLoop);
             }
             Some(Err(error)) => {
-                self.lifeline.failed(error_chain(&error));
+                self.lifeline.failed(with_causes(&error));
                 ctx.terminate();
             }
             None => ctx.terminate(),
@@ -131,18 +131,6 @@ fn open(id: CameraId, plane: &DataPlane, pulse: Arc<Pulse>, follows_hung: bool) 
     });
     plane.camera(id).first_since_opened.store(0, Ordering::Relaxed);
     Ok(Open { device, ring, pace, period, slot: None, driver_seq: None, stall, pulse })
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 impl Handler<BarrierOpened> for CameraActor {
@@ -186,7 +174,7 @@ impl ActorFuture<CameraActor> for CaptureLoop {
                 return Poll::Pending;
             }
             Some(Poll::Ready(Err(CaptureError::Ended { note, .. }))) => camera.lifeline.ended_with(note),
-            Some(Poll::Ready(Err(error))) => camera.lifeline.failed(error_chain(&error)),
+            Some(Poll::Ready(Err(error))) => camera.lifeline.failed(with_causes(&error)),
             None => {}
         }
         camera.open = None;

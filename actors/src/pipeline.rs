@@ -20,9 +20,8 @@ use futures_core::Stream;
 use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 use youquanti_frames::MailboxStream;
-use youquanti_models::{CameraId, Clock, Frame, FrameFaces, Pipeline, PipelineError, Timestamp};
+use youquanti_models::{CameraId, Clock, Frame, FrameFaces, Pipeline, PipelineError, Timestamp, with_causes};
 
-use crate::camera::error_chain;
 use crate::child::{Lifeline, Port, caught};
 use crate::fault;
 use crate::flight::{Span, Stage};
@@ -184,11 +183,11 @@ impl Actor for PipelineActor {
                 ctx.spawn(WorkLoop);
             }
             Some(Err(error @ BuildError::Failed(_))) => {
-                self.lifeline.failed(error_chain(&error));
+                self.lifeline.failed(with_causes(&error));
                 ctx.terminate();
             }
             Some(Err(error @ BuildError::ForGood(_))) => {
-                self.lifeline.failed_for_good(error_chain(&error));
+                self.lifeline.failed_for_good(with_causes(&error));
                 ctx.terminate();
             }
             None => ctx.terminate(),
@@ -234,7 +233,7 @@ impl ActorFuture<PipelineActor> for WorkLoop {
                 task.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Ok(Poll::Ready(Err(error))) => Some(error_chain(&error)),
+            Ok(Poll::Ready(Err(error))) => Some(with_causes(&error)),
             Err(panic) => Some(panic),
         };
         actor.finish(ctx, failure);

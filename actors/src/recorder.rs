@@ -15,9 +15,8 @@ use actix::prelude::*;
 use futures_core::Stream;
 use tracing::{debug, info};
 use youquanti_frames::MailboxStream;
-use youquanti_models::{BackendInfo, CameraId, PictureLayout, PixelFormat, Timestamp};
+use youquanti_models::{BackendInfo, CameraId, PictureLayout, PixelFormat, Timestamp, with_causes};
 
-use crate::camera::error_chain;
 use crate::capture::{Asked, StampSource};
 use crate::child::Lifeline;
 use crate::fault;
@@ -105,7 +104,7 @@ impl RecorderActor {
         match self.lifeline.guard(|| write(writer, plane, names)) {
             Some(Ok(())) => return true,
             Some(Err(error)) => {
-                let cause = error_chain(&error);
+                let cause = with_causes(&error);
                 let closed = self.close("{\"state\":\"degraded\",\"reasons\":[\"recording failed\"]}");
                 self.lifeline.failed(match closed {
                     Ok(_) => format!("{cause}; the file was closed with what it had"),
@@ -154,7 +153,7 @@ impl RecorderActor {
         writer
             .finish(self.plane.clock.now(), self.plane.clock.utc(), &rows, verdict)
             .map(Some)
-            .map_err(|error| error_chain(&error))
+            .map_err(|error| with_causes(&error))
     }
 }
 
@@ -278,7 +277,7 @@ impl Actor for RecorderActor {
             match self.lifeline.guard(|| create(&plan, &plane)) {
                 Some(Ok(writer)) => self.writer = Some(writer),
                 Some(Err(error)) => {
-                    self.lifeline.failed(error_chain(&error));
+                    self.lifeline.failed(with_causes(&error));
                     return ctx.terminate();
                 }
                 None => return ctx.terminate(),

@@ -4,6 +4,9 @@
 
 use std::fs;
 
+#[cfg(feature = "cuda")]
+use youquanti_models::with_causes;
+
 use crate::runtime::{self, Runtime, RuntimeError};
 
 /// The NVIDIA driver, as far as it can be asked.
@@ -108,18 +111,6 @@ fn cuda(runtime: Option<&Runtime>) -> Cuda {
     };
     let gpus = devices.iter().map(gpu).collect();
     Cuda::Found(CudaFound { driver: driver.to_string(), gpus, compiler, provider })
-}
-
-/// An error and what caused it, in one text.
-#[cfg(feature = "cuda")]
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

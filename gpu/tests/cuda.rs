@@ -23,13 +23,11 @@ use youquanti_gpu::testing::OwnedFrame;
 use youquanti_gpu::{CameraInput, CpuOptions, CpuPipeline, FaceOptions, SetupError};
 use youquanti_models::{
     CameraId, Face, Frame, FrameFaces, FrameFlags, FrameMeta, LANDMARK_COUNT, PictureLayout, Pipeline,
-    PipelineError, PixelFormat, Timestamp, TrackIds,
+    PipelineError, PixelFormat, Timestamp, TrackIds, with_causes,
 };
 
 fn missing() -> Option<String> {
-    let error = cuda::check(&Provider::Cuda).err()?;
-    let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-    Some(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    cuda::check(&Provider::Cuda).err().map(|error| with_causes(&error))
 }
 
 /// Without the search for the fastest algorithms, which takes seconds a network.

@@ -6,6 +6,7 @@
 
 pub mod blazeface;
 pub mod blendshapes;
+pub mod causes;
 pub mod detection;
 pub mod face;
 pub mod geometry;
@@ -23,6 +24,7 @@ pub mod yunet;
 #[cfg(test)]
 mod golden;
 
+pub use causes::with_causes;
 pub use detection::{Detection, DetectorKind};
 pub use face::{BLENDSHAPE_COUNT, Face, FrameFaces, LANDMARK_COUNT, Stamps};
 pub use geometry::{Affine2, Box2, Roi};

@@ -467,7 +467,7 @@ mod tests {
 
         async fn error(&mut self, device: &mut Box<dyn CaptureDevice>) -> String {
             let error = std::future::poll_fn(|cx| device.poll_capture(cx, Some(&mut self.slot))).await;
-            crate::camera::error_chain(&error.unwrap_err())
+            youquanti_models::with_causes(&error.unwrap_err())
         }
     }
 
@@ -495,7 +495,7 @@ mod tests {
                 assert!(said.starts_with(error), "{fault:?}: {said}");
             }
             drop(device);
-            let reopened = rig.open().err().map(|error| crate::camera::error_chain(&error));
+            let reopened = rig.open().err().map(|error| youquanti_models::with_causes(&error));
             let expected = first_reopening.map(str::to_owned);
             assert_eq!(reopened.as_deref().map(|said| said.split(':').next().unwrap().to_owned()), expected);
             if fault.lasts() {

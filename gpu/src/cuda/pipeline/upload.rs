@@ -5,7 +5,9 @@
 #![allow(unsafe_code, reason = "uploads read frames while the host goes on")]
 
 use youquanti_frames::RingMemory;
-use youquanti_models::{Frame, FrameFaces, FrameMeta, PictureLayout, PipelineError, PixelFormat, Timestamp};
+use youquanti_models::{
+    Frame, FrameFaces, FrameMeta, PictureLayout, PipelineError, PixelFormat, Timestamp, with_causes,
+};
 
 use super::super::abi;
 use super::super::device::{CallError, Device};
@@ -102,9 +104,9 @@ enum JpegDecoding {
 
 impl JpegDecoding {
     fn new(device: &Device) -> Self {
-        let nvjpeg = Nvjpeg::load(device.info().driver).map_err(|error| with_cause(&error));
+        let nvjpeg = Nvjpeg::load(device.info().driver).map_err(|error| with_causes(&error));
         let decoder = nvjpeg.and_then(|nvjpeg| {
-            let decoder = JpegDecoder::new(&nvjpeg, device).map_err(|error| with_cause(&error))?;
+            let decoder = JpegDecoder::new(&nvjpeg, device).map_err(|error| with_causes(&error))?;
             tracing::info!(path = %nvjpeg.path().display(), version = nvjpeg.version(), "the GPU decodes JPEG");
             Ok(decoder)
         });
@@ -196,7 +198,7 @@ impl<F: Frame> Uploader<F> {
             Ok(ring) => self.rings.push(ring),
             Err(error) => {
                 tracing::warn!(
-                    camera = %frame.meta().camera, error = %with_cause(&error),
+                    camera = %frame.meta().camera, error = %with_causes(&error),
                     "a camera's ring cannot be page-locked: its uploads take longer"
                 );
                 self.refused.push(start);
@@ -207,10 +209,6 @@ impl<F: Frame> Uploader<F> {
 
 fn start_of(memory: &RingMemory) -> usize {
     memory.bytes().cast::<u8>().as_ptr().addr()
-}
-
-fn with_cause(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 /// For a picture larger than any that was announced. Waits for the device.
