@@ -36,7 +36,7 @@ mod bench {
     };
 
     use super::common::Rgb;
-    use super::common::scene::{Face, HEAD, Scene};
+    use super::common::scene::{HEAD, Scene, crowd};
 
     const CAMERAS: u16 = 64;
     const SLOTS: usize = 3;
@@ -294,29 +294,19 @@ mod bench {
         })
     }
 
-    fn crowd(columns: usize, rows: usize, [width, height]: [u32; 2], eye: f32) -> Vec<Face> {
-        let face = |at: usize| Face {
-            portrait: at % 2,
-            mirrored: at.is_multiple_of(3),
-            cx: width as f32 * ((at % columns) as f32 + 0.5) / columns as f32,
-            cy: height as f32 * ((at / columns) as f32 + 0.4) / rows as f32,
-            eye,
-            angle: 0.2 * (at as f32).sin(),
-        };
-        (0..columns * rows).map(face).collect()
-    }
-
     pub(super) fn main() {
         let seconds: f64 = std::env::args().nth(1).map_or(5.0, |text| text.parse().unwrap());
         let scene = Scene::load();
-        let draw = |size: [u32; 2], faces: &[Face]| scene.draw(size[0], size[1], HEAD, faces);
+        let draw = |[width, height]: [u32; 2], side: usize, eye: f32| {
+            scene.draw(width, height, HEAD, &crowd(side, side, width, height, eye))
+        };
         let (hd, uhd) = ([1920, 1080], [3840, 2160]);
-        let one = draw(hd, &crowd(1, 1, hd, 150.0));
+        let one = draw(hd, 1, 150.0);
         let mut cameras: Vec<Camera> = (0..CAMERAS).map(|id| Camera::new(id, &one, 1)).collect();
         let mut others = [
-            Camera::new(CAMERAS, &draw(hd, &crowd(2, 2, hd, 90.0)), 4),
-            Camera::new(CAMERAS + 1, &draw(hd, &crowd(4, 4, hd, 60.0)), 16),
-            Camera::new(CAMERAS + 2, &draw(uhd, &crowd(1, 1, uhd, 300.0)), 1),
+            Camera::new(CAMERAS, &draw(hd, 2, 90.0), 4),
+            Camera::new(CAMERAS + 1, &draw(hd, 4, 60.0), 16),
+            Camera::new(CAMERAS + 2, &draw(uhd, 1, 300.0), 1),
         ];
         let inputs = cameras
             .iter()

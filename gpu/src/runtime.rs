@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use ort::environment::Environment;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 /// Names one library file and rules out every other.
 pub const LIBRARY_VARIABLE: &str = "YOUQUANTI_ONNXRUNTIME";
@@ -24,7 +25,7 @@ const LIBRARY: &str = "libonnxruntime.so";
 /// ONNX Runtime, loaded. Cheap to clone; the library stays loaded until the process ends.
 #[derive(Clone)]
 pub struct Runtime {
-    pub(crate) environment: Environment,
+    environment: Environment,
     path: PathBuf,
     version: String,
 }
@@ -33,6 +34,21 @@ impl Runtime {
     /// The file that was loaded; the bare library name when the system's loader found it.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Sessions that compute on the thread that runs them, and on no other; `sizes` gives named dimensions of inputs and
+    /// outputs their values, e.g. `("H", 384)`.
+    pub(crate) fn one_thread(&self, sizes: &[(&str, i64)]) -> ort::Result<SessionBuilder> {
+        let mut builder = SessionBuilder::new(&self.environment)?
+            .with_intra_threads(1)?
+            .with_inter_threads(1)?
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?
+            .with_optimization_level(GraphOptimizationLevel::All)?;
+        for &(name, size) in sizes {
+            builder = builder.with_dimension_override(name, size)?;
+        }
+        Ok(builder)
     }
 
     /// The folder of the library: where the runtime looks for its providers.

@@ -6,7 +6,6 @@
 use std::cell::Cell;
 
 use ort::memory::Allocator;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionOutputs};
 use ort::value::{Tensor, ValueType};
 
@@ -61,7 +60,9 @@ impl Network {
     ) -> Result<Self, NetworkError> {
         let failed = |action| move |source| NetworkError::Runtime { network: id, action, source };
         let missing = |wanted: &str| NetworkError::Unexpected { network: id, wanted: wanted.to_owned() };
-        let session = options(runtime, sizes)
+        let session = runtime
+            .one_thread(sizes)
+            .and_then(|builder| Ok(builder.with_deterministic_compute(true)?))
             .map_err(failed("options"))?
             .commit_from_memory(onnx)
             .map_err(failed("loading"))?;
@@ -106,20 +107,6 @@ impl Network {
             .map_err(|source| NetworkError::Runtime { network: self.id, action: "run", source })?;
         Ok(Outputs { network: self.id, values: outputs })
     }
-}
-
-fn options(runtime: &Runtime, sizes: &[(&str, i64)]) -> ort::Result<SessionBuilder> {
-    let mut builder = SessionBuilder::new(&runtime.environment)?
-        .with_intra_threads(1)?
-        .with_inter_threads(1)?
-        .with_intra_op_spinning(false)?
-        .with_inter_op_spinning(false)?
-        .with_optimization_level(GraphOptimizationLevel::All)?
-        .with_deterministic_compute(true)?;
-    for &(name, size) in sizes {
-        builder = builder.with_dimension_override(name, size)?;
-    }
-    Ok(builder)
 }
 
 /// What a run gave. Valid until the next run.

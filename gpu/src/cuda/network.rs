@@ -16,7 +16,7 @@ use ort::ep::{
     self, ArbitrarilyConfigurableExecutionProvider, ArenaExtendStrategy, ExecutionProviderDispatch,
 };
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::builder::SessionBuilder;
 use ort::session::{IoBinding, NoSelectedOutputs, RunOptions, Session};
 use ort::value::{Outlet, Shape, TensorRefMut};
 use youquanti_models::ModelId;
@@ -342,18 +342,11 @@ fn session_builder(
     batch: usize,
     sizes: &[(&str, i64)],
 ) -> ort::Result<SessionBuilder> {
-    let mut builder = SessionBuilder::new(&runtime.environment)?
-        .with_intra_threads(1)?
-        .with_inter_threads(1)?
-        .with_intra_op_spinning(false)?
-        .with_inter_op_spinning(false)?
-        .with_optimization_level(GraphOptimizationLevel::All)?
+    let builder = runtime
+        .one_thread(sizes)?
         .with_dimension_override("N", batch as i64)?
         // A node on the processor would copy its tensors down and up again.
         .with_config_entry("session.disable_cpu_ep_fallback", "1")?;
-    for &(name, size) in sizes {
-        builder = builder.with_dimension_override(name, size)?;
-    }
     Ok(builder.with_execution_providers(providers(options, stream))?)
 }
 

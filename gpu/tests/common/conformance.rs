@@ -255,18 +255,6 @@ pub(crate) fn takes_pictures_of_any_size<P: Pipeline<OwnedFrame>>(make: impl Fn(
     assert_eq!(run(&mut make(&options), picture.frame(0)).faces.len(), 1);
 }
 
-fn crowd(columns: usize, rows: usize, width: u32, height: u32, eye: f32) -> Vec<scene::Face> {
-    let face = |at: usize| scene::Face {
-        portrait: at % 2,
-        mirrored: at.is_multiple_of(3),
-        cx: width as f32 * ((at % columns) as f32 + 0.5) / columns as f32,
-        cy: height as f32 * ((at / columns) as f32 + 0.4) / rows as f32,
-        eye,
-        angle: 0.2 * (at as f32).sin(),
-    };
-    (0..columns * rows).map(face).collect()
-}
-
 fn check_all_found(out: &FrameFaces, faces: &[scene::Face], limit: f32) {
     assert_eq!(out.faces.len(), faces.len());
     for face in faces {
@@ -276,7 +264,7 @@ fn check_all_found(out: &FrameFaces, faces: &[scene::Face], limit: f32) {
 }
 
 pub(crate) fn finds_sixteen_faces<P: Pipeline<OwnedFrame>>(make: impl Fn(&FaceOptions) -> P) {
-    let faces = crowd(4, 4, 1280, 720, 45.0);
+    let faces = scene::crowd(4, 4, 1280, 720, 45.0);
     let picture = Scene::load().draw(1280, 720, HEAD, &faces);
     let mut pipeline = make(&options(picture.layout(), 16));
     for seq in 0..3 {
@@ -286,7 +274,7 @@ pub(crate) fn finds_sixteen_faces<P: Pipeline<OwnedFrame>>(make: impl Fn(&FaceOp
 
 pub(crate) fn finds_small_faces_in_4k<P: Pipeline<OwnedFrame>>(make: impl Fn(&FaceOptions) -> P) {
     // YuNet's box is 1.42 times as wide as the outer eye corners are apart, or more: 60 px here, and one of 580.
-    let mut faces = crowd(5, 3, 1920, 2160, 42.5);
+    let mut faces = scene::crowd(5, 3, 1920, 2160, 42.5);
     faces.iter_mut().for_each(|face| face.cx += 1920.0);
     faces.push(scene::Face { portrait: 1, mirrored: false, cx: 960.0, cy: 1000.0, eye: 410.0, angle: 0.0 });
     let picture = Scene::load().draw(3840, 2160, HEAD, &faces);
@@ -377,6 +365,14 @@ pub(crate) fn keeps_cameras_apart<P: Pipeline<OwnedFrame>>(make: impl Fn(&FaceOp
     let anew = run(&mut pipeline, frame(0, 2));
     assert!(anew.detector_ran && anew.faces[0].track != first.faces[0].track);
     assert_eq!(run(&mut pipeline, frame(1, 1)).faces[0].track, second.faces[0].track);
+
+    // Also where the next frame is none.
+    pipeline.forget(CameraId(0));
+    pipeline.submit(OwnedFrame::new(CameraId(0), 3, layout, Vec::new()));
+    let mut out = FrameFaces::with_capacity(1);
+    assert!(matches!(pipeline.collect(&mut out), Some((_, Err(PipelineError::Picture { seq: 3, .. })))));
+    let after = run(&mut pipeline, frame(0, 4));
+    assert!(after.detector_ran && after.faces[0].track != anew.faces[0].track);
 }
 
 pub(crate) fn holds_one_frame_and_gives_it_back<P: Pipeline<OwnedFrame>>(make: impl Fn(&FaceOptions) -> P) {

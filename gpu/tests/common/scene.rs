@@ -102,6 +102,19 @@ impl Scene {
     }
 }
 
+/// Faces in a grid, turned and mirrored this way and that; `eye` is as in [`Face`].
+pub(crate) fn crowd(columns: usize, rows: usize, width: u32, height: u32, eye: f32) -> Vec<Face> {
+    let face = |at: usize| Face {
+        portrait: at % 2,
+        mirrored: at.is_multiple_of(3),
+        cx: width as f32 * ((at % columns) as f32 + 0.5) / columns as f32,
+        cy: height as f32 * ((at / columns) as f32 + 0.4) / rows as f32,
+        eye,
+        angle: 0.2 * (at as f32).sin(),
+    };
+    (0..columns * rows).map(face).collect()
+}
+
 pub(crate) fn background(width: u32, height: u32) -> Rgb {
     // Of each column and each row, as trigonometry for each pixel takes long.
     let columns: Vec<_> =

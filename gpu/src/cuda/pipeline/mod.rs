@@ -514,13 +514,16 @@ impl<F: Frame> Pipeline<F> for CudaPipeline<F> {
         let Some(at) = self.free.pop() else { return };
         let slot = &mut self.slots[at];
         slot.begin(&frame, self.clock.now());
-        let camera = slot.meta.camera;
-        if let Some(place) = self.to_forget.iter().position(|&known| known == camera) {
-            self.to_forget.swap_remove(place);
-            slot.forgets = true;
-        }
         match self.uploader.upload(&self.device, &frame, slot) {
-            Ok(()) => self.waiting.push_back(at),
+            Ok(()) => {
+                // Not with a frame that cannot be used: its camera is forgotten before the next one that can.
+                let camera = slot.meta.camera;
+                if let Some(place) = self.to_forget.iter().position(|&known| known == camera) {
+                    self.to_forget.swap_remove(place);
+                    slot.forgets = true;
+                }
+                self.waiting.push_back(at);
+            }
             Err(error) => {
                 slot.failed = Some(error);
                 slot.is_done = true;
@@ -546,8 +549,9 @@ impl<F: Frame> Pipeline<F> for CudaPipeline<F> {
             result = Err(error);
         }
         if matches!(result, Err(PipelineError::Stage { .. } | PipelineError::DeviceLost { .. })) {
-            // Its upload, or work that reads it, may be under way: its slot is not used again.
             self.is_broken = true;
+            // The frame goes back to its camera: its upload must not be under way any more.
+            wait_for_the_end(&self.device);
         } else {
             self.free.push(at);
         }
@@ -564,10 +568,15 @@ impl<F: Frame> Pipeline<F> for CudaPipeline<F> {
 
 impl<F: Frame> Drop for CudaPipeline<F> {
     fn drop(&mut self) {
-        // Frames go back to their rings after this: nothing may read them any more. A device that is lost reads nothing.
-        if let Err(error) = self.device.synchronize() {
-            tracing::debug!(%error, "the GPU's work ended with an error");
-        }
+        // Frames go back to their rings after this: nothing may read them any more.
+        wait_for_the_end(&self.device);
+    }
+}
+
+/// Waits for all work, which nobody asks for any more. A device that is lost reads nothing.
+fn wait_for_the_end(device: &Device) {
+    if let Err(error) = device.synchronize() {
+        tracing::debug!(%error, "the GPU's work ended with an error");
     }
 }
 
