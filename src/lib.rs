@@ -2,7 +2,8 @@
 //!
 //! The library is what the program is made of: [`Session`] runs a configured session on threads of its own,
 //! [`preflight`] says beforehand what would go wrong. Sets no signal handler and no panic hook, prints
-//! nothing, and keeps no global state beyond the one loaded copy of ONNX Runtime.
+//! nothing, and keeps no global state beyond the one loaded copy of ONNX Runtime and, with the feature `cuda`, the CUDA libraries
+//! and which GPUs are open or lost.
 //!
 //! ```no_run
 //! use std::time::Duration;

@@ -1,8 +1,8 @@
 //! What would go wrong, found before anything is started.
 //!
 //! Looks at everything that a configuration names: files, cameras, networks, libraries, folders, disk and
-//! shared memory. Finds all problems at once, each with its place in the configuration. Opens no camera
-//! (of those on a network it only asks whether they answer) and changes nothing.
+//! shared memory. Finds all problems at once, each with its place in the configuration. Streams from
+//! no camera (of those on a network it only asks whether they answer) and changes nothing.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -12,10 +12,10 @@ use std::time::Duration;
 use youquanti_actors::clock::SystemClock;
 use youquanti_actors::ledger::CameraSnapshot;
 use youquanti_actors::messages::Event;
-use youquanti_actors::session::{SessionHandle, SessionReport, StartError};
+use youquanti_actors::session::{SessionHandle, SessionPlan, SessionReport, StartError};
 use youquanti_actors::stats::LatencySnapshot;
 use youquanti_config::{Config, ConfigErrors};
-use youquanti_models::{CameraName, Clock, Timestamp};
+use youquanti_models::{CameraName, Clock, Timestamp, TrackIds};
 
 use crate::backend::Backend;
 use crate::offsets::{Offsets, OffsetsError};
@@ -68,6 +68,26 @@ pub struct CameraProgress {
     pub restarts: u32,
 }
 
+/// Everything that a session is made from, and its file, whose folder is there.
+pub(crate) fn prepare(
+    config: &Config,
+    backend: &Backend,
+    track_ids: &Arc<TrackIds>,
+    clock: &dyn Clock,
+) -> Result<(SessionPlan, Option<PathBuf>), SessionError> {
+    let mut plan = wiring::plan(config, backend, track_ids, clock);
+    let offsets = Offsets::load()?.known();
+    for camera in &mut plan.cameras {
+        camera.offsets = Arc::clone(&offsets);
+    }
+    let file = plan.recording.as_ref().map(|recording| recording.path.clone());
+    if let Some(folder) = file.as_deref().and_then(Path::parent) {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| SessionError::Folder { folder: folder.to_owned(), source })?;
+    }
+    Ok((plan, file))
+}
+
 impl Session {
     /// Checks the configuration against this machine, starts everything, and returns when all cameras deliver.
     ///
@@ -84,16 +104,7 @@ impl Session {
     /// The first part that fails to start. Nothing is left running or lying about.
     pub fn start_checked(config: &Config, backend: &Backend) -> Result<Self, SessionError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let mut plan = wiring::plan(config, backend, &wiring::track_ids(config), clock.as_ref());
-        let offsets = Offsets::load()?.known();
-        for camera in &mut plan.cameras {
-            camera.offsets = Arc::clone(&offsets);
-        }
-        let file = plan.recording.as_ref().map(|recording| recording.path.clone());
-        if let Some(folder) = file.as_deref().and_then(Path::parent) {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| SessionError::Folder { folder: folder.to_owned(), source })?;
-        }
+        let (plan, file) = prepare(config, backend, &wiring::track_ids(config), clock.as_ref())?;
         Ok(Self { handle: SessionHandle::start(plan, clock)?, file })
     }
 

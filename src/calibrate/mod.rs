@@ -23,9 +23,6 @@ use youquanti_models::{Clock, FrameFlags, Picture, Timestamp, UtcNanos};
 use crate::offsets::StoredOffset;
 use crate::wiring;
 
-/// Shortest film that an offset is estimated from.
-pub const SHORTEST: Duration = estimate::SHORTEST;
-
 /// Why a camera cannot be filmed with.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrateError {

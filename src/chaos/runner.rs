@@ -25,7 +25,7 @@ use super::matrix::{Matrix, Outcome};
 use super::pipeline::PipelineSwitch;
 use super::resources::Resources;
 use crate::wiring::{self, RING_DIR};
-use crate::{SessionError, preflight};
+use crate::{SessionError, preflight, session};
 
 /// How long an event is waited for before the ledger is looked at again.
 const GLANCE: Duration = Duration::from_millis(5);
@@ -195,14 +195,9 @@ impl Stage {
         let backend = preflight::check(config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let track_ids = wiring::track_ids(config);
-        let mut plan = wiring::plan(config, &backend, &track_ids, clock.as_ref());
+        let (mut plan, file) = session::prepare(config, &backend, &track_ids, clock.as_ref())?;
         // The campaign ends it, and a trace after each failure would only cost time.
         (plan.duration, plan.trace_dir) = (None, None);
-        let file = plan.recording.as_ref().map(|recording| recording.path.clone());
-        if let Some(folder) = file.as_deref().and_then(Path::parent) {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| SessionError::Folder { folder: folder.to_owned(), source })?;
-        }
         let cameras = plan.cameras.len();
         let switches: Vec<_> = (0..cameras).map(|index| Switch::new(campaign.seed ^ index as u64)).collect();
         for index in Campaign::switched_cameras(schedule, cameras) {

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use youquanti::models::with_causes;
 use youquanti::{ConfigErrors, SessionError, StartError};
 
 /// How a command ended.
@@ -73,6 +74,7 @@ Exit codes:
 Environment:
   YOUQUANTI_ONNXRUNTIME  file of libonnxruntime.so, instead of searching for it
   YOUQUANTI_NVRTC        file of libnvrtc.so, the compiler of GPU kernels, instead of searching for it
+  YOUQUANTI_NVJPEG       file of libnvjpeg.so, which decodes JPEG on a GPU, instead of searching for it
   YOUQUANTI_FFMPEG       the ffmpeg program, instead of searching for it
   YOUQUANTI_LOG          what is logged, e.g. `debug` or `youquanti_actors=debug`; overrides [log]";
 
@@ -87,7 +89,7 @@ enum Command {
     /// configuration itself, cameras and files that are not there, GPUs, models, libraries, disk and memory. When all is
     /// well, says what would seek faces and why, and which camera goes to which GPU.
     Check(check::Args),
-    /// List the cameras of this computer: stable id, formats, sizes and rates.
+    /// List the cameras of this computer: stable id, state, formats, sizes, rates and controls.
     Cameras(cameras::Args),
     /// Measure how far a camera's stamps are from the light, with a coded screen that it films.
     #[command(after_help = calibrate::AFTER_HELP)]
@@ -166,13 +168,7 @@ fn write_out(text: std::fmt::Arguments<'_>) {
 
 /// Prints an error with its causes; returns the exit code that goes with it.
 fn fail(exit: Exit, error: &dyn std::error::Error) -> Exit {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    eprintln!("error: {text}");
+    eprintln!("error: {}", with_causes(error));
     exit
 }
 

@@ -252,7 +252,7 @@ impl fmt::Display for DriverVersion {
 pub enum DeviceError {
     /// The driver's library is in none of the places where it is looked for.
     #[error(
-        "the NVIDIA driver was not found: the system's loader says {reason} (LD_LIBRARY_PATH: {search_path}); install \
+        "the NVIDIA driver was not found; the system's loader says {reason} (LD_LIBRARY_PATH: {search_path}); install \
          NVIDIA's driver for CUDA {OLDEST_DRIVER} or newer, and give a container access to it"
     )]
     NoDriver {
