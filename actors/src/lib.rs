@@ -14,6 +14,7 @@ pub mod fault;
 pub mod flight;
 pub mod ledger;
 pub mod messages;
+pub mod outputs;
 pub mod participants;
 pub mod pipeline;
 pub mod plane;

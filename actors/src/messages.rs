@@ -48,13 +48,13 @@ pub struct IndexEntry {
 pub struct FacesFound(pub Arc<FrameFaces>);
 
 /// Faces with their participants. Sent once for each processed frame, in the camera's order.
-#[derive(Message)]
+#[derive(Clone, Message)]
 #[rtype(result = "()")]
 pub struct FacesNamed {
     /// The pipeline's result.
     pub faces: Arc<FrameFaces>,
     /// Who they are, and what changed with this frame.
-    pub update: RosterUpdate,
+    pub update: Arc<RosterUpdate>,
 }
 
 /// A track has become a participant, or a participant has moved to another track.

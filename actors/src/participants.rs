@@ -12,10 +12,10 @@ use actix::prelude::*;
 use serde_json::json;
 use youquanti_models::{CameraId, Face, FrameFaces, ParticipantId, Timestamp, TrackId};
 
-use crate::child::{Lifeline, Port, tell};
+use crate::child::{Lifeline, tell};
 use crate::fault;
 use crate::messages::{Event, EventKind, FacesFound, FacesNamed, ParticipantChange, Shutdown};
-use crate::recorder::RecorderActor;
+use crate::outputs::Outputs;
 
 /// How far a face may move, in its own sizes, while nobody follows it, and still be the same person.
 const REACH_IN_FACES: f32 = 1.5;
@@ -141,7 +141,7 @@ pub struct ParticipantsActor {
     roster: Arc<Mutex<Roster>>,
     /// Whether the last frame of each camera had more faces than were expected, to say so once.
     over_limit: Vec<bool>,
-    recorder: Port<RecorderActor>,
+    outputs: Outputs,
     events: Recipient<Event>,
     lifeline: Lifeline,
 }
@@ -151,11 +151,11 @@ impl ParticipantsActor {
     pub fn new(
         roster: Arc<Mutex<Roster>>,
         cameras: usize,
-        recorder: Port<RecorderActor>,
+        outputs: Outputs,
         events: Recipient<Event>,
         lifeline: Lifeline,
     ) -> Self {
-        Self { roster, over_limit: vec![false; cameras], recorder, events, lifeline }
+        Self { roster, over_limit: vec![false; cameras], outputs, events, lifeline }
     }
 
     fn announce(&mut self, ctx: &mut Context<Self>, frame: &FrameFaces, update: &RosterUpdate) {
@@ -199,14 +199,7 @@ impl Handler<FacesFound> for ParticipantsActor {
         // Poisoned by a life that panicked in it: what it had named is still so.
         let update = self.roster.lock().unwrap_or_else(PoisonError::into_inner).name(&faces);
         self.announce(ctx, &faces, &update);
-        let recorder = self.recorder.get();
-        Box::pin(async move {
-            if let Some(recorder) = recorder
-                && recorder.send(FacesNamed { faces, update }).await.is_err()
-            {
-                tracing::debug!("the recorder is gone; the session is being stopped");
-            }
-        })
+        Box::pin(self.outputs.clone().faces(FacesNamed { faces, update: Arc::new(update) }))
     }
 }
 

@@ -24,6 +24,7 @@ use crate::fault;
 use crate::flight::Stage;
 use crate::ledger::{CameraSnapshot, Consumer, Imbalance, LedgerSnapshot};
 use crate::messages::{CameraGap, ChildId, Event, EventKind};
+use crate::outputs::Outputs;
 use crate::participants::{ParticipantsActor, Roster};
 use crate::pipeline::{PipelineActor, PipelinePlan};
 use crate::plane::{CameraPlan, DataPlane};
@@ -265,7 +266,7 @@ struct Cast {
     supervisor: Addr<SupervisorActor>,
     cameras: Vec<Port<CameraActor>>,
     participants: Port<ParticipantsActor>,
-    recorder: Port<RecorderActor>,
+    outputs: Outputs,
 }
 
 impl Cast {
@@ -275,7 +276,7 @@ impl Cast {
             supervisor: SupervisorActor::new(Arc::clone(&plane.clock), listener).start(),
             cameras: plane.cameras.iter().map(|_| Port::new()).collect(),
             participants: Port::new(),
-            recorder: Port::new(),
+            outputs: Outputs::default(),
         }
     }
 
@@ -309,18 +310,18 @@ impl Cast {
     }
 
     fn participants_spec(&self, plan: &SessionPlan, cameras: usize, events: Recipient<Event>) -> ChildSpec {
-        let (port, recorder) = (self.participants.clone(), self.recorder.clone());
+        let (port, outputs) = (self.participants.clone(), self.outputs.clone());
         let roster = Arc::new(Mutex::new(Roster::new(plan.expected_participants, cameras)));
         let factory: Factory = Box::new(move |lifeline| {
-            let (roster, recorder, events) = (Arc::clone(&roster), recorder.clone(), events.clone());
-            let make = move |lifeline| ParticipantsActor::new(roster, cameras, recorder, events, lifeline);
+            let (roster, outputs, events) = (Arc::clone(&roster), outputs.clone(), events.clone());
+            let make = move |lifeline| ParticipantsActor::new(roster, cameras, outputs, events, lifeline);
             port.born(start_on_thread("yq-participants", lifeline, make))
         });
         ChildSpec { id: ChildId::Participants, policy: plan.restarts, watch: WATCH_OTHERS, factory }
     }
 
     fn recorder_spec(&self, plan: &SessionPlan, plane: &Arc<DataPlane>) -> ChildSpec {
-        let (plane, port) = (Arc::clone(plane), self.recorder.clone());
+        let (plane, port) = (Arc::clone(plane), self.outputs.recorder.clone());
         let recording = plan.recording.clone().map(Arc::new);
         let factory: Factory = Box::new(move |lifeline| {
             let (plane, recording) = (Arc::clone(&plane), recording.clone());
@@ -428,7 +429,7 @@ impl Cast {
         plane: &DataPlane,
         verdict: String,
     ) -> Option<Result<Summary, String>> {
-        let finished = match self.recorder.get() {
+        let finished = match self.outputs.recorder.get() {
             Some(recorder) => {
                 let closing = recorder.send(Finish { verdict });
                 match actix_rt::time::timeout(CLOSING_PATIENCE, closing).await {
@@ -521,8 +522,8 @@ impl SessionActor {
             }
             Err(TrySendError::Disconnected(_)) => false,
         });
-        if let Some(recorder) = self.cast.as_ref().and_then(|cast| cast.recorder.get()) {
-            tell::<Self, _>(ctx, &recorder.recipient(), event);
+        for output in self.cast.iter().flat_map(|cast| cast.outputs.of_events()) {
+            tell::<Self, _>(ctx, &output, event.clone());
         }
     }
 
@@ -630,8 +631,8 @@ impl SessionActor {
     }
 
     fn record_gap(&self, ctx: &mut Context<Self>, gap: CameraGap) {
-        if let Some(recorder) = self.cast.as_ref().and_then(|cast| cast.recorder.get()) {
-            tell::<Self, _>(ctx, &recorder.recipient(), gap);
+        for output in self.cast.iter().flat_map(|cast| cast.outputs.of_gaps()) {
+            tell::<Self, _>(ctx, &output, gap.clone());
         }
     }
 
