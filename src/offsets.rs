@@ -56,6 +56,8 @@ pub struct StoredOffset {
     pub standard_error_s: f64,
     /// Effective exposure while it was measured, seconds.
     pub exposure_s: f64,
+    /// Standard error of that, seconds; `None`: measured by a version that did not tell.
+    pub exposure_error_s: Option<f64>,
     /// Delay of the screen that was subtracted, seconds; `None`: not known, still contained.
     pub screen_delay_s: Option<f64>,
 }
@@ -104,6 +106,7 @@ struct WrittenOffset {
     standard_error_s: f64,
     #[serde(deserialize_with = "finite")]
     exposure_s: f64,
+    exposure_error_s: Option<f64>,
     screen_delay_s: Option<f64>,
     #[serde(with = "utc")]
     measured_at: UtcNanos,
@@ -256,6 +259,7 @@ impl From<&StoredOffset> for WrittenOffset {
             changes: offset.count,
             standard_error_s: stored.standard_error_s,
             exposure_s: stored.exposure_s,
+            exposure_error_s: stored.exposure_error_s,
             screen_delay_s: stored.screen_delay_s,
             measured_at: UtcNanos(offset.measured_at_utc_ns),
         }
@@ -283,6 +287,7 @@ impl From<WrittenOffset> for StoredOffset {
             },
             standard_error_s: written.standard_error_s,
             exposure_s: written.exposure_s,
+            exposure_error_s: written.exposure_error_s,
             screen_delay_s: written.screen_delay_s,
         }
     }
@@ -312,6 +317,7 @@ mod tests {
             },
             standard_error_s: 0.0001,
             exposure_s: 0.01,
+            exposure_error_s: (fps > 30.0).then_some(0.0002),
             screen_delay_s: (fps > 30.0).then_some(0.012),
         }
     }

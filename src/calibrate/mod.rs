@@ -214,6 +214,7 @@ pub fn to_store(info: &DeviceInfo, estimate: &Estimate, screen_delay: Option<Dur
         },
         standard_error_s: estimate.standard_error_s,
         exposure_s: estimate.exposure_s,
+        exposure_error_s: Some(estimate.exposure_error_s),
         screen_delay_s: screen_delay.map(|delay| delay.as_secs_f64()),
     }
 }

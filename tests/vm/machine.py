@@ -54,11 +54,12 @@ class Machine:
         programs: Iterable[Path | tuple[Path, str]] = (PROGRAM,),
         tools: Iterable[str] = (),
         mem: int = 512,
-        limit: int = 300,
+        limit: int = 900,
     ) -> str:
         """Boots, runs the script, and returns what it printed; a script that fails is a failed test.
 
-        `programs` are put into the machine's /bin, or where the pair says, with their shared libraries.
+        `programs` are put into the machine's /bin, or where the pair says, with their shared libraries. `limit`, seconds, is
+        there for what hangs: it is many times what a script takes.
         """
         command: list[str | Path] = [HERE / "vm-run.sh", "--driver", driver, "--cams", str(cams), "--param", param]
         command += ["--share", self.share, "--mem", str(mem), "--timeout", str(limit)]

@@ -25,6 +25,8 @@ class Calibrated:
     #: From the look at the code to the stamp, seconds, of each picture. v4l2loopback does not say of which clock its stamps are,
     #: so the program takes the time of receipt: what the machine needs to hand a picture over is part of the truth.
     late: np.ndarray
+    #: Pictures a second, from the median time between looks.
+    fps: float
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def machine(scenario: Callable[[str], Machine]) -> Machine:
         wait
         rm end{k}
         """
-    machine.run(script, driver="loopback", cams=len(CAMERAS), programs=(PROGRAM, feeder), limit=480)
+    machine.run(script, driver="loopback", cams=len(CAMERAS), programs=(PROGRAM, feeder), limit=900)
     return machine
 
 
@@ -63,7 +65,8 @@ def calibrated(machine: Machine) -> list[Calibrated]:
         looks = np.array([line for line in lines if line != "ready"], dtype=np.int64)
         stamps = np.loadtxt(machine.share / f"film{k}.csv", delimiter=",", skiprows=1, usecols=0, dtype=np.int64)
         late = stamps - looks[np.searchsorted(looks, stamps) - 1]
-        found.append(Calibrated(machine.json(f"{k}.json"), delay * 1e-3, exposure * 1e-3, late * 1e-9))
+        fps = 1e9 / float(np.median(np.diff(looks)))
+        found.append(Calibrated(machine.json(f"{k}.json"), delay * 1e-3, exposure * 1e-3, late * 1e-9, fps))
     return found
 
 
@@ -71,24 +74,39 @@ def test_a_known_delay_is_found_to_a_millisecond(calibrated: list[Calibrated]) -
     for camera in calibrated:
         offset, error = camera.found["offset"], camera.found["standard_error_s"]
         late = float(np.median(camera.late))
+        # What is found is the median of the changes that were seen. How far it may be from the median of all pictures follows
+        # from how differently they were handed over: next to nothing, unless the host is busy.
+        spread = float(np.diff(np.percentile(camera.late, [16, 84]))[0]) / 2 / np.sqrt(offset["count"])
         print(
             f"delay {camera.delay * 1e3:.1f} ms + {late * 1e3:.2f} ms until receipt (mean {camera.late.mean() * 1e3:.2f}): "
-            f"median {offset['median_s'] * 1e3:.2f}, mean {offset['mean_s'] * 1e3:.2f} ± {error * 1e3:.2f} ms"
+            f"median {offset['median_s'] * 1e3:.2f} (known to {spread * 1e3:.2f}), mean {offset['mean_s'] * 1e3:.2f} ± {error * 1e3:.2f} ms"
         )
         assert offset["count"] > 100
-        assert abs(offset["median_s"] - camera.delay - late) <= 0.001, camera.found
+        assert abs(offset["median_s"] - camera.delay - late) <= 0.001 + 5 * spread, camera.found
         # Some pictures are handed over much later than most, which moves the mean as it should.
         assert abs(offset["mean_s"] - camera.delay - camera.late.mean()) <= 0.001 + 3 * error, camera.found
+
+
+def test_the_exposure_is_known_as_well_as_is_said(calibrated: list[Calibrated]) -> None:
+    for camera in calibrated:
+        exposure, error = camera.found["exposure_s"], camera.found["exposure_error_s"]
+        irregular = float(np.diff(np.percentile(camera.late, [16, 84]))[0]) / 2
+        print(
+            f"exposure {camera.exposure * 1e3:.1f} ms: found {exposure * 1e3:.2f} ± {error * 1e3:.2f} ms "
+            f"from stamps that are irregular by {irregular * 1e3:.2f} ms"
+        )
+        assert abs(exposure - camera.exposure) <= 5 * error, camera.found
+        # What is said of it is not just anything: stamps as regular as these tell that much.
+        assert error <= 0.0005 + irregular, camera.found
 
 
 def test_what_is_said_of_the_camera_is_true(calibrated: list[Calibrated]) -> None:
     for camera in calibrated:
         found = camera.found
         assert (found["width"], found["height"], found["format"], found["fps"]) == (160, 120, "YUYV", 25.0)
-        assert abs(found["measured_fps"] - 25) < 1
+        assert abs(found["measured_fps"] - camera.fps) < 1
         assert abs(found["contrast"] - 190) < 5
         assert found["correlation"] > 0.9
-        assert abs(found["exposure_s"] - camera.exposure) < 0.004
         assert found["screen_delay_s"] is None
 
 
@@ -102,6 +120,8 @@ def test_offsets_are_kept_for_each_camera(machine: Machine, calibrated: list[Cal
         assert (entry["width"], entry["height"], entry["format"], entry["fps"]) == (160, 120, "YUYV", 25.0)
         assert entry["mean_s"] == camera.found["offset"]["mean_s"]
         assert entry["median_s"] == camera.found["offset"]["median_s"]
+        assert entry["exposure_s"] == camera.found["exposure_s"]
+        assert entry["exposure_error_s"] == camera.found["exposure_error_s"]
 
 
 def test_a_session_records_what_was_measured(machine: Machine, calibrated: list[Calibrated]) -> None:

@@ -302,8 +302,9 @@ fn to_text(
         offset.count
     ));
     text.push_str(&format!(
-        "  exposure about {:.1} ms; contrast {:.0} of 255 levels, correlation {:.2}; {} frames at {:.2} fps",
-        ms(stored.exposure_s),
+        "  exposure {:.1} ms ± {:.1} ms; contrast {:.0} of 255 levels, correlation {:.2}; {} frames at {:.2} fps",
+        ms(estimate.exposure_s),
+        ms(estimate.exposure_error_s),
         estimate.contrast,
         estimate.correlation,
         estimate.frames,
@@ -342,7 +343,8 @@ fn to_json(
         "stamps": stamps_text(info.stamps),
         "offset": stored.known.offset,
         "standard_error_s": stored.standard_error_s,
-        "exposure_s": stored.exposure_s,
+        "exposure_s": estimate.exposure_s,
+        "exposure_error_s": estimate.exposure_error_s,
         "screen_delay_s": stored.screen_delay_s,
         "contrast": estimate.contrast,
         "correlation": estimate.correlation,
