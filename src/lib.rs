@@ -30,7 +30,10 @@ mod wiring;
 
 pub use session::{CameraProgress, Session, SessionError};
 pub use youquanti_actors as actors;
-pub use youquanti_actors::session::{CameraReport, SessionReport, StartError};
+pub use youquanti_actors::recorder::{RecordingRequest, RecordingStarted};
+pub use youquanti_actors::session::{
+    CameraReport, RecordingError, RecordingReport, SessionReport, StartError,
+};
 pub use youquanti_config::{Config, ConfigErrors};
 pub use youquanti_gpu as gpu;
 pub use youquanti_models as models;

@@ -12,7 +12,9 @@ use std::time::Duration;
 use youquanti_actors::clock::SystemClock;
 use youquanti_actors::ledger::CameraSnapshot;
 use youquanti_actors::messages::Event;
-use youquanti_actors::session::{SessionHandle, SessionPlan, SessionReport, StartError};
+use youquanti_actors::recorder::{RecordingRequest, RecordingStarted};
+use youquanti_actors::session::{RecordingError, SessionHandle, SessionPlan, SessionReport, StartError};
+use youquanti_actors::session_file::Summary;
 use youquanti_actors::stats::LatencySnapshot;
 use youquanti_config::{Config, ConfigErrors};
 use youquanti_models::{CameraName, Clock, Timestamp, TrackIds};
@@ -46,7 +48,6 @@ pub enum SessionError {
 /// A running session.
 pub struct Session {
     handle: SessionHandle,
-    file: Option<PathBuf>,
 }
 
 /// Figures of one camera at one moment. The difference of two is what happened between.
@@ -68,24 +69,24 @@ pub struct CameraProgress {
     pub restarts: u32,
 }
 
-/// Everything that a session is made from, and its file, whose folder is there.
+/// Everything that a session is made from; the folder of its files is there if it starts with a recording.
 pub(crate) fn prepare(
     config: &Config,
     backend: &Backend,
     track_ids: &Arc<TrackIds>,
     clock: &dyn Clock,
-) -> Result<(SessionPlan, Option<PathBuf>), SessionError> {
+) -> Result<SessionPlan, SessionError> {
     let mut plan = wiring::plan(config, backend, track_ids, clock);
     let offsets = Offsets::load()?.known();
     for camera in &mut plan.cameras {
         camera.offsets = Arc::clone(&offsets);
     }
-    let file = plan.recording.as_ref().map(|recording| recording.path.clone());
-    if let Some(folder) = file.as_deref().and_then(Path::parent) {
+    if plan.record_from_start.is_some() {
+        let folder = &plan.recording.directory;
         std::fs::create_dir_all(folder)
-            .map_err(|source| SessionError::Folder { folder: folder.to_owned(), source })?;
+            .map_err(|source| SessionError::Folder { folder: folder.clone(), source })?;
     }
-    Ok((plan, file))
+    Ok(plan)
 }
 
 impl Session {
@@ -104,13 +105,29 @@ impl Session {
     /// The first part that fails to start. Nothing is left running or lying about.
     pub fn start_checked(config: &Config, backend: &Backend) -> Result<Self, SessionError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (plan, file) = prepare(config, backend, &wiring::track_ids(config), clock.as_ref())?;
-        Ok(Self { handle: SessionHandle::start(plan, clock)?, file })
+        let plan = prepare(config, backend, &wiring::track_ids(config), clock.as_ref())?;
+        Ok(Self { handle: SessionHandle::start(plan, clock)? })
     }
 
-    /// The session's file; `None` when nothing is recorded.
-    pub fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+    /// The session's newest file, written or being written; `None` when nothing was recorded yet.
+    pub fn file(&self) -> Option<PathBuf> {
+        self.handle.plane().newest_file()
+    }
+
+    /// Creates a file and records to it from now on; returns when it is open.
+    ///
+    /// # Errors
+    /// See [`RecordingError`]: a second recording is refused while one runs.
+    pub fn start_recording(&self, request: RecordingRequest) -> Result<RecordingStarted, RecordingError> {
+        self.handle.start_recording(request)
+    }
+
+    /// Closes the file that is being written; returns when any reader can open it. The session goes on.
+    ///
+    /// # Errors
+    /// See [`RecordingError`].
+    pub fn stop_recording(&self) -> Result<Summary, RecordingError> {
+        self.handle.stop_recording()
     }
 
     /// Figures of every camera, now. Never waits for the session.

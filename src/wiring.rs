@@ -3,7 +3,7 @@
 //! Turns a valid [`Config`] and the [`Backend`] that was decided on into a [`SessionPlan`]: which source each camera
 //! opens, what each worker builds, what is recorded where. Opens nothing itself.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use youquanti_actors::capture::v4l2::{ControlValue, Setting, Usual, V4l2Options,
 use youquanti_actors::capture::{CaptureDevice, Pace};
 use youquanti_actors::pipeline::{BoxedPipeline, BuildError, BuildPipeline, PipelinePlan};
 use youquanti_actors::plane::{CameraPlan, DataPlane, OpenDevice};
-use youquanti_actors::recorder::RecordingPlan;
+use youquanti_actors::recorder::{OnFailure, RecordingPlan, RecordingRequest};
 use youquanti_actors::session::SessionPlan;
 use youquanti_actors::session_file::{Compression, SessionOptions};
 use youquanti_actors::supervision::{RestartPolicy, WhenExhausted};
 use youquanti_config as config;
 use youquanti_config::{AutoOr, Config, SourceConfig};
 use youquanti_gpu as gpu;
-use youquanti_models::{CameraId, Clock, TrackIds, TrackerOptions, UtcNanos};
+use youquanti_models::{CameraId, Clock, TrackIds, TrackerOptions};
 
 #[cfg(not(feature = "cuda"))]
 use crate::backend::Gpu;
@@ -43,14 +43,14 @@ pub(crate) fn plan(
     track_ids: &Arc<TrackIds>,
     clock: &dyn Clock,
 ) -> SessionPlan {
-    let recording = config.recording.enabled.then(|| recording(config, clock));
     SessionPlan {
         name: config.session.name.to_string(),
         cameras: config.cameras.iter().map(camera).collect(),
         pipelines: pipelines(config, backend, track_ids),
         expected_participants: config.participants.expected.map(|n| n.get() as u16),
-        trace_dir: recording.as_ref().and_then(|recording| recording.path.parent().map(Path::to_owned)),
-        recording,
+        trace_dir: config.recording.enabled.then(|| config.session.directory.clone()),
+        recording: recording(config, clock),
+        record_from_start: config.recording.enabled.then(RecordingRequest::default),
         restarts: RestartPolicy {
             max_restarts: config.supervision.restarts_per_minute.get() as usize,
             window: Duration::from_secs(60),
@@ -331,7 +331,7 @@ fn recording(config: &Config, clock: &dyn Clock) -> RecordingPlan {
     let utc = clock.utc();
     let names = config.participants.names.iter().flatten();
     RecordingPlan {
-        path: file_path(&config.session.directory, config.session.name.as_str(), utc),
+        directory: config.session.directory.clone(),
         session_id: format!("{}-{:x}", config.session.name, utc.0),
         session_name: config.session.name.to_string(),
         config_text: config.source_text().to_owned(),
@@ -345,14 +345,11 @@ fn recording(config: &Config, clock: &dyn Clock) -> RecordingPlan {
             },
             reserve_bytes: config.recording.reserve.get(),
         },
+        on_failure: match config.recording.on_failure {
+            config::OnRecordingFailure::Stop => OnFailure::Stop,
+            config::OnRecordingFailure::Continue => OnFailure::Continue,
+        },
     }
-}
-
-/// `<directory>/<session>_<UTC as 20260131T235959.123Z>.h5`: sorts by time, and names no earlier file, not even that of a
-/// session so short that the next begins within the same second.
-fn file_path(directory: &Path, session: &str, utc: UtcNanos) -> PathBuf {
-    let stamp = jiff::Timestamp::from_nanosecond(i128::from(utc.0)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    directory.join(format!("{session}_{}.h5", stamp.strftime("%Y%m%dT%H%M%S%.3fZ")))
 }
 
 #[cfg(test)]
@@ -380,15 +377,6 @@ mod tests {
                 Setting::SlowInDark(true),
                 Setting::Named("hdr".to_owned(), ControlValue::Switch(true)),
             ],
-        );
-    }
-
-    #[test]
-    fn a_file_is_named_after_session_and_time() {
-        let utc = UtcNanos(1_790_000_000_123_456_789);
-        assert_eq!(
-            file_path("rec".as_ref(), "pilot", utc),
-            PathBuf::from("rec/pilot_20260921T141320.123Z.h5")
         );
     }
 }

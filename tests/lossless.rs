@@ -80,7 +80,7 @@ fn run(folder: &Path, pipeline: &str) -> (SessionReport, Vec<Recorded>) {
     let config = Config::from_toml(&text, "lossless.toml").unwrap();
     let mut session = Session::start(&config).unwrap();
     let report = session.wait(Duration::from_secs(300)).unwrap();
-    let reader = SessionReader::open(session.file().unwrap()).unwrap();
+    let reader = SessionReader::open(&session.file().unwrap()).unwrap();
     let recorded = (0..2).map(|camera| recorded(&reader, camera)).collect();
     (report, recorded)
 }

@@ -222,6 +222,11 @@ pub struct ConsumerSnapshot {
 }
 
 impl ConsumerSnapshot {
+    /// Frames that the consumer has dealt with or will never have.
+    pub fn settled(&self) -> u64 {
+        self.delivered + self.dropped_total()
+    }
+
     /// Frames dropped for any reason.
     pub fn dropped_total(&self) -> u64 {
         self.dropped.iter().sum()
@@ -248,7 +253,7 @@ impl LedgerSnapshot {
         let mut found = Vec::new();
         for (index, camera) in self.cameras.iter().enumerate() {
             for (consumer, counts) in Consumer::ALL.into_iter().zip(&camera.consumers) {
-                let accounted = counts.delivered + counts.dropped_total();
+                let accounted = counts.settled();
                 if accounted != camera.captured {
                     let id = CameraId(u16::try_from(index).unwrap_or(u16::MAX));
                     found.push(Imbalance { camera: id, consumer, captured: camera.captured, accounted });

@@ -26,3 +26,4 @@ pub mod stats;
 pub mod supervision;
 pub mod supervisor;
 pub mod timing;
+pub mod verdict;

@@ -120,6 +120,12 @@ pub enum EventKind {
     SessionStarted,
     /// The session is about to end, and why.
     SessionStopping,
+    /// A file is being written from now on.
+    RecordingStarted,
+    /// A file was closed: where it is and what is in it.
+    RecordingStopped,
+    /// A file could not be written to its end: the session goes on without, or ends, as its plan says.
+    RecordingFailed,
     /// A camera delivers frames.
     CameraStarted,
     /// A child failed and will be restarted.
@@ -158,6 +164,9 @@ impl EventKind {
         match self {
             EventKind::SessionStarted => "session_started",
             EventKind::SessionStopping => "session_stopping",
+            EventKind::RecordingStarted => "recording_started",
+            EventKind::RecordingStopped => "recording_stopped",
+            EventKind::RecordingFailed => "recording_failed",
             EventKind::CameraStarted => "camera_started",
             EventKind::ChildFailed => "child_failed",
             EventKind::ChildRestarted => "child_restarted",

@@ -17,7 +17,9 @@ use crate::capture::{CaptureDevice, CaptureError, DeviceInfo};
 use crate::flight::FlightRecorder;
 use crate::ledger::{DropReason, Ledger};
 use crate::messages::{Delivery, IndexEntry};
+use crate::session_file::FlushReport;
 use crate::stats::SessionStats;
+use crate::verdict::Findings;
 
 /// Opens a camera, on the camera's own thread.
 pub type OpenDevice =
@@ -39,7 +41,7 @@ pub struct CameraPlan {
 }
 
 /// Entries of the frame index that may wait for the recorder: at 60 fps more than 15 s.
-const INDEX_CAPACITY: usize = 1024;
+pub(crate) const INDEX_CAPACITY: usize = 1024;
 
 /// Frames that may wait for the pipeline when none may be dropped.
 const LOSSLESS_CAPACITY: usize = 2;
@@ -192,12 +194,38 @@ pub struct DataPlane {
     pub stats: SessionStats,
     /// What happened in the last minute.
     pub flight: FlightRecorder,
+    /// What went wrong so far.
+    pub findings: Findings,
     /// In the order of the cameras' ids.
     pub cameras: Box<[CameraLine]>,
     /// The session's t0, nanoseconds: 0 until all cameras stream and the barrier is opened.
     started_at: AtomicU64,
     session_name: String,
     ring_dir: PathBuf,
+    recording: Mutex<RecordingPlace>,
+}
+
+/// The file that is being written, as of its newest flush.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordingStatus {
+    /// The file.
+    pub path: PathBuf,
+    /// Counts the recordings of the session from 1.
+    pub number: u32,
+    /// From when on it covers the session.
+    pub started_at: Timestamp,
+    /// Rows of frames, results and faces that are safe.
+    pub rows: u64,
+    /// Size of the file.
+    pub file_bytes: u64,
+    /// Free space of its disk.
+    pub free_bytes: u64,
+}
+
+#[derive(Default)]
+struct RecordingPlace {
+    open: Option<RecordingStatus>,
+    newest: Option<PathBuf>,
 }
 
 impl DataPlane {
@@ -215,11 +243,40 @@ impl DataPlane {
             ledger: Ledger::new(cameras.len()),
             stats: crate::stats::session_stats(cameras.len()),
             flight: FlightRecorder::new(flight_spans),
+            findings: Findings::default(),
             cameras: cameras.into_iter().map(CameraLine::new).collect(),
             started_at: AtomicU64::new(0),
             session_name,
             ring_dir,
+            recording: Mutex::default(),
         })
+    }
+
+    /// The file that is being written.
+    pub fn recording(&self) -> Option<RecordingStatus> {
+        lock(&self.recording).open.clone()
+    }
+
+    /// The newest file, written or being written.
+    pub fn newest_file(&self) -> Option<PathBuf> {
+        lock(&self.recording).newest.clone()
+    }
+
+    /// Notes that a file is being written from now on, or, without one, that none is.
+    pub fn set_recording(&self, file: Option<RecordingStatus>) {
+        let mut place = lock(&self.recording);
+        if let Some(status) = &file {
+            place.newest = Some(status.path.clone());
+        }
+        place.open = file;
+    }
+
+    /// Notes what a flush of the file has made safe.
+    pub fn note_flush(&self, report: &FlushReport) {
+        if let Some(status) = &mut lock(&self.recording).open {
+            status.rows += report.rows;
+            (status.file_bytes, status.free_bytes) = (report.file_bytes, report.free_bytes);
+        }
     }
 
     /// One camera's part.

@@ -1,12 +1,16 @@
-//! Recorder actor: owns the session file and is the only one that writes it, on its own thread.
+//! Recorder actor: owns the session's files, one after the other, and is the only one that writes them, on its
+//! own thread.
 //!
-//! Takes every result, event and index entry it is sent; what does not fit into its mailbox waits at the
-//! sender. Flushes on a timer. A failed write is never retried blindly: what is safe is kept, the file
-//! is closed as well as it can be, and the session is told. Without a file it only keeps the books.
+//! Takes every result, event and index entry it is sent, with or without a file; what does not fit into its
+//! mailbox waits at the sender. Flushes on a timer. Keeps what a file that begins later must have at its start: who
+//! is which track, and which cameras are away. A failed write is never retried blindly: what is safe is kept, the
+//! file is closed as well as it can be, and the session is told. Without a file it only keeps the books.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -15,19 +19,23 @@ use actix::prelude::*;
 use futures_core::Stream;
 use tracing::{debug, info};
 use youquanti_frames::MailboxStream;
-use youquanti_models::{BackendInfo, CameraId, PictureLayout, PixelFormat, Timestamp, with_causes};
+use youquanti_models::{
+    BackendInfo, CameraId, FrameMeta, ParticipantId, PictureLayout, PixelFormat, Timestamp, UtcNanos,
+    with_causes,
+};
 
 use crate::capture::{Asked, StampSource};
-use crate::child::Lifeline;
+use crate::child::{Lifeline, caught};
 use crate::fault;
-use crate::ledger::{Consumer, DropReason, LedgerSnapshot};
+use crate::ledger::{CameraSnapshot, Consumer, DropReason, LedgerSnapshot};
 use crate::messages::{CameraGap, Event, EventKind, FacesNamed, IndexEntry, ParticipantChange, Shutdown};
-use crate::plane::{CameraLine, DataPlane, OpenedCamera};
+use crate::plane::{CameraLine, DataPlane, INDEX_CAPACITY, OpenedCamera, RecordingStatus};
 use crate::session_file::{
     CameraHeader, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
     ledger_item, quality_item,
 };
 use crate::timing::{Figures, Timing};
+use crate::verdict::ReasonCode;
 
 /// Index entries taken in one go before other messages have their turn.
 const INDEX_BATCH: usize = 256;
@@ -35,14 +43,24 @@ const INDEX_BATCH: usize = 256;
 /// How often the ledger, a pair of clocks and the cameras' timing are written while a session runs.
 const CHECKPOINT: Duration = Duration::from_secs(60);
 
-/// What is recorded, and where.
+/// What follows a file that cannot be written to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The session stops, after saving what it can.
+    #[default]
+    Stop,
+    /// The session goes on without a file, degraded; another recording may be started.
+    Continue,
+}
+
+/// What all recordings of a session have in common.
 #[derive(Clone, Debug)]
 pub struct RecordingPlan {
-    /// The session file; must not exist.
-    pub path: PathBuf,
+    /// Where files go; made when the first one is.
+    pub directory: PathBuf,
     /// Unique for each session.
     pub session_id: String,
-    /// What people call the session.
+    /// What people call the session; its files are named after it.
     pub session_name: String,
     /// The whole configuration, TOML.
     pub config_text: String,
@@ -52,70 +70,148 @@ pub struct RecordingPlan {
     pub participant_names: Vec<String>,
     /// How often rows become safe.
     pub flush_interval: Duration,
-    /// How the file is written.
+    /// How files are written.
     pub options: SessionOptions,
+    /// What follows a file that cannot be written to its end.
+    pub on_failure: OnFailure,
 }
 
-/// Writes the last rows and closes the file. Answered with what is in it, or nothing without a file.
-#[derive(Debug, Message)]
+/// What may be said of a recording when it is started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecordingRequest {
+    /// Name of the file without its ending, also with folders, relative to the plan's directory: `pilot/P01` is
+    /// `<directory>/pilot/P01.h5`, which must not exist. Without it: session and UTC,
+    /// `<session>_20260131T235959.123Z.h5`.
+    pub name: Option<String>,
+    /// What is to be known about it, at most 60 KiB; an attribute of the file.
+    pub notes: String,
+    /// Who started it; an attribute of the file.
+    pub by: String,
+}
+
+/// Creates a file and records to it from now on. Answered with the file, or why there is none; then nothing has
+/// changed.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<RecordingStarted, String>")]
+pub struct BeginRecording(pub RecordingRequest);
+
+/// A recording that has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordingStarted {
+    /// The file.
+    pub path: PathBuf,
+    /// From when on it covers the session.
+    pub at: Timestamp,
+    /// Counts the recordings of the session from 1.
+    pub number: u32,
+}
+
+/// Writes the last rows and the verdict on the recording, and closes the file. Answered with what is in it, or
+/// nothing without a file.
+#[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<Option<Summary>, String>")]
-pub struct Finish {
-    /// `ok`, or `degraded` and why, as JSON.
-    pub verdict: String,
+pub struct EndRecording;
+
+/// A file could not be written to its end; what could be saved is in it. Sent where the session goes on without.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct RecordingFailed {
+    /// The file.
+    pub path: PathBuf,
+    /// Why, and whether it could be closed.
+    pub cause: String,
+}
+
+/// The file that is being written.
+struct OpenFile {
+    writer: SessionWriter,
+    path: PathBuf,
+    /// What had been settled before it began.
+    before: LedgerSnapshot,
+    /// By camera, `seq` of the first frame that belongs to it.
+    first_seq: Vec<u64>,
 }
 
 /// The session's recorder.
 pub struct RecorderActor {
     plane: Arc<DataPlane>,
-    plan: Option<Arc<RecordingPlan>>,
-    writer: Option<SessionWriter>,
+    plan: Arc<RecordingPlan>,
+    file: Option<OpenFile>,
+    files: u32,
     index: Vec<MailboxStream<IndexEntry>>,
     timing: Timing,
     names: Vec<String>,
     checkpoint_at: Timestamp,
+    /// The newest change of each participant: who is which track now.
+    present: BTreeMap<ParticipantId, ParticipantChange>,
+    open_gaps: BTreeMap<CameraId, CameraGap>,
+    failures: Recipient<RecordingFailed>,
     lifeline: Lifeline,
 }
 
 impl RecorderActor {
-    /// A recorder that creates its file when it is started; without a plan it only keeps the books.
-    pub fn new(plane: Arc<DataPlane>, plan: Option<Arc<RecordingPlan>>, lifeline: Lifeline) -> Self {
+    /// A recorder without a file; `failures` hears of files that the session has to go on without.
+    pub fn new(
+        plane: Arc<DataPlane>,
+        plan: Arc<RecordingPlan>,
+        failures: Recipient<RecordingFailed>,
+        lifeline: Lifeline,
+    ) -> Self {
         let names = plane.camera_names().iter().map(ToString::to_string).collect();
         Self {
             plane,
             plan,
-            writer: None,
+            file: None,
+            files: 0,
             index: Vec::new(),
             timing: Timing::new(&[]),
             names,
             checkpoint_at: Timestamp(0),
+            present: BTreeMap::new(),
+            open_gaps: BTreeMap::new(),
+            failures,
             lifeline,
         }
     }
 
-    /// Does `write` if there is a file; a failure or a panic in it ends the recorder, loudly. Says whether
+    /// Does `write` if there is a file; what follows a failure or a panic in it is as the plan says. Says whether
     /// all is well.
     fn write(
         &mut self,
         ctx: &mut Context<Self>,
-        write: impl FnOnce(&mut SessionWriter, &DataPlane, &[String]) -> Result<(), SessionFileError>,
+        write: impl FnOnce(&mut OpenFile, &DataPlane, &[String]) -> Result<(), SessionFileError>,
     ) -> bool {
-        let Some(writer) = &mut self.writer else { return self.plan.is_none() };
+        let Some(file) = &mut self.file else { return true };
         let (plane, names) = (&*self.plane, &*self.names);
-        match self.lifeline.guard(|| write(writer, plane, names)) {
-            Some(Ok(())) => return true,
-            Some(Err(error)) => {
-                let cause = with_causes(&error);
-                let closed = self.close("{\"state\":\"degraded\",\"reasons\":[\"recording failed\"]}");
-                self.lifeline.failed(match closed {
-                    Ok(_) => format!("{cause}; the file was closed with what it had"),
-                    Err(second) => format!("{cause}; closing the file failed too: {second}"),
-                });
+        let cause = match caught(|| write(file, plane, names)) {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => Ok(with_causes(&error)),
+            Err(panic) => Err(panic),
+        };
+        let path = file.path.clone();
+        let text = match &cause {
+            Ok(cause) | Err(cause) => format!("recording: {cause}"),
+        };
+        self.plane.findings.add_to_recording(ReasonCode::RecordingFailed, self.plane.clock.now(), text);
+        let cause = match cause {
+            Ok(cause) => match self.close() {
+                Ok(_) => format!("{cause}; the file was closed with what it had"),
+                Err(second) => format!("{cause}; closing the file failed too: {second}"),
+            },
+            Err(panic) => {
+                // Dropping the writer closes the file; its last commit stands.
+                self.file = None;
+                self.plane.set_recording(None);
+                panic
+            }
+        };
+        match self.plan.on_failure {
+            OnFailure::Stop => {
+                self.lifeline.failed(cause);
                 ctx.terminate();
             }
-            None => {
-                // Dropping the writer closes the file; its last commit stands.
-                self.writer = None;
-                ctx.terminate();
+            OnFailure::Continue => {
+                crate::child::tell::<Self, _>(ctx, &self.failures, RecordingFailed { path, cause })
             }
         }
         false
@@ -128,52 +224,151 @@ impl RecorderActor {
         for (name, figures) in self.names.iter().zip(&figures) {
             debug!(camera = %name, ?figures, "timing");
         }
-        self.write(ctx, |writer, _, names| {
+        self.write(ctx, |file, _, names| {
             let mut result = Ok(());
             for_quality_rows(&figures, names, |camera, item, value| {
                 if result.is_ok() {
-                    result = writer.append_quality(now, camera, item, value);
+                    result = file.writer.append_quality(now, camera, item, value);
                 }
             });
             result
         });
     }
 
-    fn close(&mut self, verdict: &str) -> Result<Option<Summary>, String> {
-        let Some(writer) = self.writer.take() else { return Ok(None) };
+    /// Begins a file with all that it needs to stand alone.
+    fn begin(&mut self, request: &RecordingRequest) -> Result<RecordingStarted, String> {
+        if let Some(file) = &self.file {
+            return Err(format!("{} is being written", file.path.display()));
+        }
+        let path = path_of(&self.plan, request, self.plane.clock.utc())?;
+        let number = self.files + 1;
+        let at = self.plane.clock.now();
+        // Frames from here on belong to the file; what is on its way to the index is older.
+        let first_seq: Vec<_> =
+            self.plane.cameras.iter().map(|line| line.next_seq.load(Ordering::Relaxed)).collect();
+        let mut file = caught(|| {
+            let writer = create(&self.plan, &self.plane, request, &path, (number, at), &first_seq)?;
+            let before = self.plane.ledger.snapshot();
+            Ok(OpenFile { writer, path: path.clone(), before, first_seq })
+        })?
+        .map_err(|error: SessionFileError| with_causes(&error))?;
+        let known = caught(|| {
+            for change in self.present.values() {
+                append_participant(&mut file.writer, change, &self.plan, &self.names)?;
+            }
+            self.open_gaps.values().try_for_each(|gap| append_gap(&mut file.writer, gap, &self.names))
+        });
+        known?.map_err(|error| with_causes(&error))?;
+        // Of its own time alone.
+        self.timing.take();
+        self.checkpoint_at = at;
+        self.files = number;
+        self.plane.findings.recording_begins();
+        for gap in self.open_gaps.values() {
+            let text = format!(
+                "camera {} was away when the recording began: {}",
+                camera_name(&self.names, gap.camera),
+                gap.cause
+            );
+            self.plane.findings.add_to_recording(ReasonCode::CameraAway, at, text);
+        }
+        self.plane.set_recording(Some(RecordingStatus {
+            path: path.clone(),
+            number,
+            started_at: at,
+            rows: 0,
+            file_bytes: 0,
+            free_bytes: 0,
+        }));
+        self.file = Some(file);
+        info!(path = %path.display(), "recording");
+        Ok(RecordingStarted { path, at, number })
+    }
+
+    fn close(&mut self) -> Result<Option<Summary>, String> {
+        let Some(file) = self.file.take() else { return Ok(None) };
+        self.plane.set_recording(None);
         let snapshot = self.plane.ledger.snapshot();
         let mut rows = Vec::new();
-        for_ledger_rows(&snapshot, &self.names, |camera, consumer, item, count| {
+        let mut add = |camera: &str, consumer, item: &str, count| {
             rows.push((camera.to_owned(), consumer, item.to_owned(), count));
-        });
+        };
+        for_ledger_rows(&snapshot, &file.before, &self.names, &mut add);
+        for_under_way_rows(&snapshot, &self.names, &mut add);
         let rows: Vec<(&str, &str, &str, u64)> = rows
             .iter()
             .map(|(camera, consumer, item, count)| (&**camera, *consumer, &**item, *count))
             .collect();
-        writer
-            .finish(self.plane.clock.now(), self.plane.clock.utc(), &rows, verdict)
+        let verdict = self.plane.findings.of_recording().to_json();
+        file.writer
+            .finish(self.plane.clock.now(), self.plane.clock.utc(), &rows, &verdict)
             .map(Some)
             .map_err(|error| with_causes(&error))
     }
 }
 
-/// Every count of the ledger as camera, consumer, item and count; counts of dropped frames only where
-/// there are any.
+/// The file of a recording: as it was named, or after session and time, so that it sorts by time and names no
+/// earlier file, not even that of a recording so short that the next begins within the same second.
+fn path_of(plan: &RecordingPlan, request: &RecordingRequest, utc: UtcNanos) -> Result<PathBuf, String> {
+    let Some(name) = &request.name else {
+        let stamp =
+            jiff::Timestamp::from_nanosecond(i128::from(utc.0)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let name = format!("{}_{}.h5", plan.session_name, stamp.strftime("%Y%m%dT%H%M%S%.3fZ"));
+        return Ok(plan.directory.join(name));
+    };
+    let is_plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    let is_odd = name.is_empty() || name.ends_with('/') || name.chars().any(char::is_control);
+    let is_long = name.split('/').any(|part| part.len() > 200);
+    if !is_plain || is_odd || is_long {
+        return Err(format!(
+            "{name:?} cannot name a file: write a name, or folders and a name, at most 200 bytes each, \
+             relative to {}",
+            plan.directory.display()
+        ));
+    }
+    Ok(plan.directory.join(format!("{name}.h5")))
+}
+
+/// Every count of the ledger since `before` as camera, consumer, item and count; counts of dropped frames only
+/// where there are any. What was under way then counts as captured: it is settled in the time since.
 fn for_ledger_rows(
+    snapshot: &LedgerSnapshot,
+    before: &LedgerSnapshot,
+    names: &[String],
+    mut row: impl FnMut(&str, &'static str, &str, u64),
+) {
+    for ((camera, before), name) in snapshot.cameras.iter().zip(&before.cameras).zip(names) {
+        let driver_lost = camera.driver_lost.saturating_sub(before.driver_lost);
+        for (k, consumer) in Consumer::ALL.into_iter().enumerate() {
+            let (counts, before) = (&camera.consumers[k], &before.consumers[k]);
+            let captured = camera.captured.saturating_sub(before.settled());
+            row(name, consumer.name(), ledger_item::CAPTURED, captured);
+            let delivered = counts.delivered.saturating_sub(before.delivered);
+            row(name, consumer.name(), ledger_item::DELIVERED, delivered);
+            row(name, consumer.name(), ledger_item::DRIVER_LOST, driver_lost);
+            let dropped = counts.dropped.iter().zip(&before.dropped);
+            for (reason, (&count, &before)) in DropReason::ALL.into_iter().zip(dropped) {
+                let count = count.saturating_sub(before);
+                if count > 0 {
+                    let item = format!("{}{}", ledger_item::DROPPED_PREFIX, reason.name());
+                    row(name, consumer.name(), &item, count);
+                }
+            }
+        }
+    }
+}
+
+/// What is on its way to each consumer, where there is any.
+fn for_under_way_rows(
     snapshot: &LedgerSnapshot,
     names: &[String],
     mut row: impl FnMut(&str, &'static str, &str, u64),
 ) {
     for (camera, name) in snapshot.cameras.iter().zip(names) {
         for (consumer, counts) in Consumer::ALL.into_iter().zip(&camera.consumers) {
-            row(name, consumer.name(), ledger_item::CAPTURED, camera.captured);
-            row(name, consumer.name(), ledger_item::DELIVERED, counts.delivered);
-            row(name, consumer.name(), ledger_item::DRIVER_LOST, camera.driver_lost);
-            for (reason, &count) in DropReason::ALL.into_iter().zip(&counts.dropped) {
-                if count > 0 {
-                    let item = format!("{}{}", ledger_item::DROPPED_PREFIX, reason.name());
-                    row(name, consumer.name(), &item, count);
-                }
+            let under_way = camera.captured.saturating_sub(counts.settled());
+            if under_way > 0 {
+                row(name, consumer.name(), ledger_item::UNDER_WAY, under_way);
             }
         }
     }
@@ -206,22 +401,35 @@ fn for_quality_rows(figures: &[Figures], names: &[String], mut row: impl FnMut(&
     }
 }
 
-fn create(plan: &RecordingPlan, plane: &DataPlane) -> Result<SessionWriter, SessionFileError> {
+fn create(
+    plan: &RecordingPlan,
+    plane: &DataPlane,
+    request: &RecordingRequest,
+    path: &Path,
+    (number, at): (u32, Timestamp),
+    first_seq: &[u64],
+) -> Result<SessionWriter, SessionFileError> {
     fault::point("recorder:create");
+    if let Some(folder) = path.parent() {
+        let failed = |source| SessionFileError::Create { path: path.to_owned(), source };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
     // One header for each camera, in the order of their ids: rows find their camera's tables by that.
     let opened: Vec<_> = plane.cameras.iter().map(CameraLine::opened).collect();
     let described: Vec<_> = opened.iter().map(|opened| describe(opened.as_ref())).collect();
     let cameras: Vec<_> = plane
         .cameras
         .iter()
+        .zip(first_seq)
         .zip(opened.iter().zip(&described))
-        .map(|(line, (opened, (layout, device, stamps)))| {
+        .map(|((line, &first_seq), (opened, (layout, device, stamps)))| {
             let info = opened.as_ref().map(|opened| &opened.info);
             CameraHeader {
                 name: &line.plan.name,
                 layout: *layout,
                 device,
                 stamp_source: stamps,
+                first_seq,
                 asked: info.map_or_else(Asked::default, |info| info.asked),
                 fps: info.map(|info| info.fps),
                 controls: info.map_or(&[], |info| &info.controls),
@@ -237,12 +445,15 @@ fn create(plan: &RecordingPlan, plane: &DataPlane) -> Result<SessionWriter, Sess
         reason: "no pipeline runs".to_owned(),
     };
     SessionWriter::create(
-        &plan.path,
+        path,
         &SessionHeader {
             session_id: &plan.session_id,
             name: &plan.session_name,
+            recording: number,
+            notes: &request.notes,
+            recorded_by: &request.by,
             utc_start: plane.clock.utc(),
-            clock_start: plane.clock.now(),
+            clock_start: at,
             software: &plan.software,
             config_text: &plan.config_text,
             backend: plane.backend().as_ref().unwrap_or(&none),
@@ -272,32 +483,20 @@ impl Actor for RecorderActor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        if let Some(plan) = self.plan.clone() {
-            let plane = Arc::clone(&self.plane);
-            match self.lifeline.guard(|| create(&plan, &plane)) {
-                Some(Ok(writer)) => self.writer = Some(writer),
-                Some(Err(error)) => {
-                    self.lifeline.failed(with_causes(&error));
-                    return ctx.terminate();
-                }
-                None => return ctx.terminate(),
+        ctx.run_interval(self.plan.flush_interval, |recorder, ctx| {
+            let now = recorder.plane.clock.now();
+            let is_checkpoint = now >= recorder.checkpoint_at;
+            if is_checkpoint {
+                recorder.checkpoint_at = now + CHECKPOINT;
             }
-            info!(path = %plan.path.display(), "recording");
-            ctx.run_interval(plan.flush_interval, |recorder, ctx| {
-                let now = recorder.plane.clock.now();
-                let is_checkpoint = now >= recorder.checkpoint_at;
+            recorder.write(ctx, |file, plane, names| {
+                fault::point("recorder:before-flush");
                 if is_checkpoint {
-                    recorder.checkpoint_at = now + CHECKPOINT;
+                    checkpoint(file, plane, names)?;
                 }
-                recorder.write(ctx, |writer, plane, names| {
-                    fault::point("recorder:before-flush");
-                    if is_checkpoint {
-                        checkpoint(writer, plane, names)?;
-                    }
-                    writer.flush(now).map(drop)
-                });
+                file.writer.flush(now).map(|report| plane.note_flush(&report))
             });
-        }
+        });
         let rates: Vec<_> =
             self.plane.cameras.iter().map(|line| line.opened().map(|opened| opened.info.fps)).collect();
         self.timing = Timing::new(&rates);
@@ -308,15 +507,12 @@ impl Actor for RecorderActor {
     }
 }
 
-fn checkpoint(
-    writer: &mut SessionWriter,
-    plane: &DataPlane,
-    names: &[String],
-) -> Result<(), SessionFileError> {
+fn checkpoint(file: &mut OpenFile, plane: &DataPlane, names: &[String]) -> Result<(), SessionFileError> {
     let now = plane.clock.now();
+    let OpenFile { writer, before, .. } = file;
     writer.append_clock(now, plane.clock.utc())?;
     let mut result = Ok(());
-    for_ledger_rows(&plane.ledger.snapshot(), names, |camera, consumer, item, count| {
+    for_ledger_rows(&plane.ledger.snapshot(), before, names, |camera, consumer, item, count| {
         if result.is_ok() {
             result = writer.append_ledger(now, camera, consumer, item, count);
         }
@@ -346,13 +542,33 @@ impl ActorFuture<RecorderActor> for IndexLoop {
     }
 }
 
+impl OpenFile {
+    /// Whether a frame was captured in the file's time.
+    fn covers(&self, camera: CameraId, seq: u64) -> bool {
+        self.first_seq.get(usize::from(camera.0)).is_some_and(|&first| seq >= first)
+    }
+
+    /// Adds a frame to the index; one that was captured before the file began counts as settled before.
+    fn append_frame(&mut self, meta: &FrameMeta) -> Result<(), SessionFileError> {
+        if self.covers(meta.camera, meta.seq) {
+            return self.writer.append_frame(meta, None);
+        }
+        if let Some(CameraSnapshot { consumers, .. }) =
+            self.before.cameras.get_mut(usize::from(meta.camera.0))
+        {
+            consumers[Consumer::Index as usize].delivered += 1;
+        }
+        Ok(())
+    }
+}
+
 impl RecorderActor {
     /// Takes one entry of any camera; false when there is none.
     fn take_index_entry(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
         for camera in 0..self.index.len() {
             if let Poll::Ready(Some(entry)) = Pin::new(&mut self.index[camera]).poll_next(task) {
                 self.timing.frame(&entry.meta);
-                if self.write(ctx, |writer, _, _| writer.append_frame(&entry.meta, None)) {
+                if self.write(ctx, |file, _, _| file.append_frame(&entry.meta)) {
                     entry.ticket.delivered();
                 } else {
                     entry.ticket.dropped(DropReason::Failed);
@@ -368,13 +584,19 @@ impl Handler<FacesNamed> for RecorderActor {
     type Result = ();
 
     fn handle(&mut self, FacesNamed { faces, update }: FacesNamed, ctx: &mut Self::Context) {
-        let plan = self.plan.clone();
-        self.write(ctx, |writer, _, names| {
+        for change in &update.changes {
+            self.present.insert(change.participant, change.clone());
+        }
+        let plan = Arc::clone(&self.plan);
+        self.write(ctx, |file, _, names| {
             fault::point("recorder:faces");
             for change in &update.changes {
-                append_participant(writer, change, plan.as_deref(), names)?;
+                append_participant(&mut file.writer, change, &plan, names)?;
             }
-            writer.append_faces(&faces, &update.participants)
+            if !file.covers(faces.meta.camera, faces.meta.seq) {
+                return Ok(());
+            }
+            file.writer.append_faces(&faces, &update.participants)
         });
     }
 }
@@ -382,11 +604,11 @@ impl Handler<FacesNamed> for RecorderActor {
 fn append_participant(
     writer: &mut SessionWriter,
     change: &ParticipantChange,
-    plan: Option<&RecordingPlan>,
+    plan: &RecordingPlan,
     names: &[String],
 ) -> Result<(), SessionFileError> {
     let id = change.participant.to_string();
-    let given = plan.and_then(|plan| plan.participant_names.get(usize::from(change.participant.0) - 1));
+    let given = plan.participant_names.get(usize::from(change.participant.0) - 1);
     writer.append_participant(&Participant {
         time: change.at,
         id: change.participant,
@@ -406,7 +628,7 @@ impl Handler<Event> for RecorderActor {
     type Result = ();
 
     fn handle(&mut self, event: Event, ctx: &mut Self::Context) {
-        self.write(ctx, |writer, _, _| {
+        self.write(ctx, |OpenFile { writer, .. }, _, _| {
             let (source, kind, json) = (&event.source, event.kind.name(), event.detail.to_string());
             if event.kind == EventKind::Marker {
                 writer.append_marker(event.at, source, kind, &json)?;
@@ -420,33 +642,52 @@ impl Handler<CameraGap> for RecorderActor {
     type Result = ();
 
     fn handle(&mut self, gap: CameraGap, ctx: &mut Self::Context) {
-        self.write(ctx, |writer, _, names| {
-            let detail = serde_json::json!({
-                "cause": gap.cause,
-                "noticed_ns": gap.noticed_at.0,
-                "last_good_ns": gap.last_good.0,
-                "first_missing_seq": gap.first_missing,
-                "missed": gap.missed,
-            });
-            writer.append_gap(&Gap {
-                start: gap.last_good,
-                end: gap.end,
-                source: camera_name(names, gap.camera),
-                cause: &gap.cause,
-                json: &detail.to_string(),
-            })
-        });
+        match gap.end {
+            None => self.open_gaps.insert(gap.camera, gap.clone()),
+            Some(_) => self.open_gaps.remove(&gap.camera),
+        };
+        self.write(ctx, |file, _, names| append_gap(&mut file.writer, &gap, names));
     }
 }
 
-impl Handler<Finish> for RecorderActor {
+fn append_gap(writer: &mut SessionWriter, gap: &CameraGap, names: &[String]) -> Result<(), SessionFileError> {
+    let detail = serde_json::json!({
+        "cause": gap.cause,
+        "noticed_ns": gap.noticed_at.0,
+        "last_good_ns": gap.last_good.0,
+        "first_missing_seq": gap.first_missing,
+        "missed": gap.missed,
+    });
+    writer.append_gap(&Gap {
+        start: gap.last_good,
+        end: gap.end,
+        source: camera_name(names, gap.camera),
+        cause: &gap.cause,
+        json: &detail.to_string(),
+    })
+}
+
+impl Handler<BeginRecording> for RecorderActor {
+    type Result = Result<RecordingStarted, String>;
+
+    fn handle(&mut self, BeginRecording(request): BeginRecording, _: &mut Self::Context) -> Self::Result {
+        self.begin(&request)
+    }
+}
+
+impl Handler<EndRecording> for RecorderActor {
     type Result = Result<Option<Summary>, String>;
 
-    fn handle(&mut self, finish: Finish, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, _: EndRecording, ctx: &mut Self::Context) -> Self::Result {
+        // All that wait now; cameras that run may always send another.
         let mut task = TaskContext::from_waker(std::task::Waker::noop());
-        while self.take_index_entry(ctx, &mut task) {}
+        for _ in 0..self.index.len() * INDEX_CAPACITY {
+            if !self.take_index_entry(ctx, &mut task) {
+                break;
+            }
+        }
         self.report_timing(ctx);
-        self.close(&finish.verdict)
+        self.close()
     }
 }
 
@@ -463,6 +704,32 @@ impl Handler<Shutdown> for RecorderActor {
 mod tests {
     use super::*;
     use crate::timing::Phase;
+
+    #[test]
+    fn a_file_is_named_after_session_and_time_or_as_was_asked() {
+        let plan = RecordingPlan {
+            directory: "rec".into(),
+            session_id: String::new(),
+            session_name: "pilot".to_owned(),
+            config_text: String::new(),
+            software: String::new(),
+            participant_names: Vec::new(),
+            flush_interval: Duration::from_secs(1),
+            options: SessionOptions::default(),
+            on_failure: OnFailure::Stop,
+        };
+        let path = |name: Option<&str>| {
+            let request = RecordingRequest { name: name.map(str::to_owned), ..RecordingRequest::default() };
+            path_of(&plan, &request, UtcNanos(1_790_000_000_123_456_789))
+        };
+        assert_eq!(path(None).unwrap(), PathBuf::from("rec/pilot_20260921T141320.123Z.h5"));
+        assert_eq!(path(Some("P01 baseline")).unwrap(), PathBuf::from("rec/P01 baseline.h5"));
+        assert_eq!(path(Some("sub-01/ses-2/run.1")).unwrap(), PathBuf::from("rec/sub-01/ses-2/run.1.h5"));
+        for bad in ["", "../x", "/etc/x", "a/../b", "a/", ".", "a\0b", "a\nb", &"x".repeat(201)] {
+            let error = path(Some(bad)).unwrap_err();
+            assert!(error.contains("relative to rec"), "{bad:?}: {error}");
+        }
+    }
 
     #[test]
     fn what_is_known_of_the_timing_becomes_rows() {

@@ -28,13 +28,17 @@ use crate::outputs::Outputs;
 use crate::participants::{ParticipantsActor, Roster};
 use crate::pipeline::{PipelineActor, PipelinePlan};
 use crate::plane::{CameraPlan, DataPlane};
-use crate::recorder::{Finish, RecorderActor, RecordingPlan};
+use crate::recorder::{
+    BeginRecording, EndRecording, RecorderActor, RecordingFailed, RecordingPlan, RecordingRequest,
+    RecordingStarted,
+};
 use crate::session_file::Summary;
 use crate::stats::LatencySnapshot;
 use crate::supervision::{RestartPolicy, WatchPolicy, WhenExhausted, WhenHung};
 use crate::supervisor::{
     Change, ChildChanged, ChildSpec, CountAbandoned, Factory, StartChild, StopChild, SupervisorActor,
 };
+use crate::verdict::{ReasonCode, Verdict};
 
 /// How long a child may take to end before it is abandoned.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -66,12 +70,6 @@ const FIRST_FRAMES_WITHIN: Duration = Duration::from_secs(10);
 /// Events that wait for a subscriber; beyond that it misses them, and is told so in the log.
 const SUBSCRIBER_CAPACITY: usize = 1024;
 
-/// Reasons that a report gives; a camera that fails differently each time must not fill it.
-const MOST_REASONS: usize = 64;
-
-/// What is said of the recording when its failure has been told before.
-const RECORDER_LOST: &str = "the recorder had failed before";
-
 /// Traces written in one session; a camera that fails for ever must not fill the disk.
 const MAX_TRACES: u32 = 20;
 
@@ -92,8 +90,10 @@ pub struct SessionPlan {
     pub pipelines: Vec<PipelinePlan>,
     /// How many people take part, if that is known.
     pub expected_participants: Option<u16>,
-    /// What is recorded, and where; nothing without it.
-    pub recording: Option<RecordingPlan>,
+    /// What is the same for all recordings.
+    pub recording: RecordingPlan,
+    /// The recording that the session starts with; without it, none until one is asked for.
+    pub record_from_start: Option<RecordingRequest>,
     /// How cameras and pipelines are restarted.
     pub restarts: RestartPolicy,
     /// How long a pipeline may work on a frame before its thread counts as hung.
@@ -147,6 +147,50 @@ pub enum StartError {
     },
 }
 
+/// Why a recording was not started or stopped. The session goes on as before.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordingError {
+    /// Recordings start and stop only while the session runs.
+    #[error("the session is {state}: recordings start and stop while it runs")]
+    NotRunning {
+        /// What it does instead.
+        state: &'static str,
+    },
+    /// One file at a time.
+    #[error("{} is being recorded: stop that recording before you start another", path.display())]
+    AlreadyRecording {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is nothing to stop.
+    #[error("nothing is being recorded: start a recording first")]
+    NotRecording,
+    /// Somebody else was first.
+    #[error("a file is being {doing}: ask again when that is done")]
+    Busy {
+        /// `opened` or `closed`.
+        doing: &'static str,
+    },
+    /// The file could not be made, or not written to its end.
+    #[error("recording failed: {cause}")]
+    Failed {
+        /// What the recorder said.
+        cause: String,
+    },
+    /// The session is over.
+    #[error("the session has ended")]
+    Ended,
+}
+
+/// What became of one file.
+#[derive(Clone, Debug)]
+pub struct RecordingReport {
+    /// The file.
+    pub path: PathBuf,
+    /// What is in it, or why it does not hold all that it should.
+    pub outcome: Result<Summary, String>,
+}
+
 /// How a session went.
 #[derive(Clone, Debug)]
 pub struct SessionReport {
@@ -156,6 +200,8 @@ pub struct SessionReport {
     pub stop_reason: String,
     /// What went wrong on the way, in words; empty when all was well.
     pub degraded: Vec<String>,
+    /// The same for programs.
+    pub verdict: Verdict,
     /// Threads that hang at the end; nothing of the session waits for them.
     pub abandoned_threads: usize,
     /// When the barrier was opened.
@@ -169,8 +215,8 @@ pub struct SessionReport {
     pub cameras: Vec<CameraReport>,
     /// Places where the ledger does not add up: errors of this program.
     pub imbalances: Vec<Imbalance>,
-    /// The session file, if there is one.
-    pub recording: Option<Result<Summary, String>>,
+    /// The files, in the order in which they were begun.
+    pub recordings: Vec<RecordingReport>,
     /// Traces that were written.
     pub traces: Vec<PathBuf>,
 }
@@ -202,6 +248,17 @@ struct Stop {
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
+struct StartRecording {
+    request: RecordingRequest,
+    answer: SyncSender<Result<RecordingStarted, RecordingError>>,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct StopRecording(SyncSender<Result<Summary, RecordingError>>);
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
 struct Mark {
     at: Timestamp,
     text: String,
@@ -223,7 +280,8 @@ struct SessionActor {
     started_at: Timestamp,
     /// Why to stop as soon as the session is up: what has to end it came before that.
     stop_early: Option<String>,
-    degraded: Reasons,
+    recording: Recording,
+    recordings: Vec<RecordingReport>,
     open_gaps: BTreeMap<CameraId, CameraGap>,
     ended: BTreeSet<CameraId>,
     subscribers: Vec<SyncSender<Event>>,
@@ -236,29 +294,12 @@ struct SessionActor {
     report: SyncSender<SessionReport>,
 }
 
-/// What went wrong, each thing once, in the order in which it was first said.
-#[derive(Default)]
-struct Reasons {
-    listed: Vec<String>,
-    beyond: u64,
-}
-
-impl Reasons {
-    fn add(&mut self, reason: String) {
-        if self.listed.contains(&reason) {
-            return;
-        }
-        if self.listed.len() < MOST_REASONS {
-            self.listed.push(reason);
-        } else {
-            self.beyond += 1;
-        }
-    }
-
-    fn list(&self) -> Vec<String> {
-        let beyond = (self.beyond > 0).then(|| format!("and {} more, see the events", self.beyond));
-        self.listed.iter().cloned().chain(beyond).collect()
-    }
+/// Where the session is with its files.
+enum Recording {
+    Off,
+    Opening,
+    On(PathBuf),
+    Closing,
 }
 
 /// Whom the session directs.
@@ -320,12 +361,17 @@ impl Cast {
         ChildSpec { id: ChildId::Participants, policy: plan.restarts, watch: WATCH_OTHERS, factory }
     }
 
-    fn recorder_spec(&self, plan: &SessionPlan, plane: &Arc<DataPlane>) -> ChildSpec {
+    fn recorder_spec(
+        &self,
+        plan: &SessionPlan,
+        plane: &Arc<DataPlane>,
+        failures: Recipient<RecordingFailed>,
+    ) -> ChildSpec {
         let (plane, port) = (Arc::clone(plane), self.outputs.recorder.clone());
-        let recording = plan.recording.clone().map(Arc::new);
+        let recording = Arc::new(plan.recording.clone());
         let factory: Factory = Box::new(move |lifeline| {
-            let (plane, recording) = (Arc::clone(&plane), recording.clone());
-            let make = move |lifeline| RecorderActor::new(plane, recording, lifeline);
+            let (plane, recording, failures) = (Arc::clone(&plane), Arc::clone(&recording), failures.clone());
+            let make = move |lifeline| RecorderActor::new(plane, recording, failures, lifeline);
             port.born(start_on_thread("yq-recorder", lifeline, make))
         });
         // A recorder is never restarted: its file cannot be continued by another.
@@ -338,13 +384,13 @@ impl Cast {
         self.supervisor.send(StartChild(spec)).await.unwrap_or_else(|gone| Err(gone.to_string()))
     }
 
-    /// Starts everything and opens the barrier; when that was.
+    /// Starts everything and opens the barrier; when that was, and the recording that began with it.
     async fn start(
         &self,
         plan: &SessionPlan,
         plane: &Arc<DataPlane>,
-        events: Recipient<Event>,
-    ) -> Result<Timestamp, StartError> {
+        session: Addr<SessionActor>,
+    ) -> Result<(Timestamp, Option<RecordingStarted>), StartError> {
         // Asked for all at once, waited for one by one: cameras take their time in parallel.
         let opening: Vec<_> = plane
             .camera_ids()
@@ -371,10 +417,15 @@ impl Cast {
             let outcome = built.await.unwrap_or_else(|gone| Err(gone.to_string()));
             outcome.map_err(|cause| StartError::Pipeline { worker, cause })?;
         }
-        self.start_child(self.recorder_spec(plan, plane))
+        let failed = |cause| StartError::Recording { cause };
+        self.start_child(self.recorder_spec(plan, plane, session.clone().recipient()))
             .await
-            .map_err(|cause| StartError::Recording { cause })?;
-        self.start_child(self.participants_spec(plan, plane.cameras.len(), events))
+            .map_err(failed)?;
+        let mut recording = None;
+        if let Some(request) = plan.record_from_start.clone() {
+            recording = Some(self.begin_recording(request).await.map_err(failed)?);
+        }
+        self.start_child(self.participants_spec(plan, plane.cameras.len(), session.recipient()))
             .await
             .map_err(|cause| StartError::Internal { cause })?;
         let started_at = plane.open_barrier();
@@ -382,7 +433,25 @@ impl Cast {
             // A camera that has just crashed finds the barrier open in its next life.
             camera.send(BarrierOpened).await.ok();
         }
-        Ok(started_at)
+        Ok((started_at, recording))
+    }
+
+    async fn begin_recording(&self, request: RecordingRequest) -> Result<RecordingStarted, String> {
+        let Some(recorder) = self.outputs.recorder.get() else {
+            return Err("the recorder is gone".to_owned());
+        };
+        recorder.send(BeginRecording(request)).await.unwrap_or_else(|gone| Err(gone.to_string()))
+    }
+
+    /// Has the file closed; nothing without one.
+    async fn end_recording(&self) -> Result<Option<Summary>, String> {
+        let Some(recorder) = self.outputs.recorder.get() else { return Ok(None) };
+        match actix_rt::time::timeout(CLOSING_PATIENCE, recorder.send(EndRecording)).await {
+            Ok(closed) => closed.unwrap_or(Ok(None)),
+            Err(_) => Err(format!(
+                "the file was not closed within {CLOSING_PATIENCE:?}; what was committed is safe"
+            )),
+        }
     }
 
     /// Stops everything but the recorder, in the order in which frames flow. Returns what went wrong.
@@ -422,25 +491,9 @@ impl Cast {
         self.supervisor.send(StopChild { id, patience })
     }
 
-    /// Closes the file and leaves nothing in shared memory. Returns the file's summary.
-    async fn finish(
-        &self,
-        plan: &SessionPlan,
-        plane: &DataPlane,
-        verdict: String,
-    ) -> Option<Result<Summary, String>> {
-        let finished = match self.outputs.recorder.get() {
-            Some(recorder) => {
-                let closing = recorder.send(Finish { verdict });
-                match actix_rt::time::timeout(CLOSING_PATIENCE, closing).await {
-                    Ok(closed) => closed.unwrap_or(Ok(None)),
-                    Err(_) => Err(format!(
-                        "the file was not closed within {CLOSING_PATIENCE:?}; what was committed is safe"
-                    )),
-                }
-            }
-            None => Ok(None),
-        };
+    /// Closes the file, if there is one, and leaves nothing in shared memory.
+    async fn finish(&self, plane: &DataPlane) -> Result<Option<Summary>, String> {
+        let closed = self.end_recording().await;
         // It has done its work; what it says after that changes nothing.
         self.stop_child(ChildId::Recorder, PATIENCE).await.ok();
         plane.settle_index();
@@ -448,8 +501,7 @@ impl Cast {
         if self.abandoned().await > 0 {
             plane.ledger.give_up(Consumer::Index);
         }
-        plan.recording.as_ref()?;
-        Some(finished.and_then(|summary| summary.ok_or_else(|| RECORDER_LOST.to_owned())))
+        closed
     }
 }
 
@@ -472,17 +524,16 @@ fn child_name(plane: &DataPlane, id: ChildId) -> String {
     }
 }
 
+/// What kind of failure that of a child is.
+fn code_of(id: ChildId) -> ReasonCode {
+    if matches!(id, ChildId::Camera(_)) { ReasonCode::CameraFailed } else { ReasonCode::PartFailed }
+}
+
 /// A back end as an event tells it, with what the file's header says of the one that the session began with.
 fn backend_facts(info: &BackendInfo) -> serde_json::Value {
     let BackendInfo { backend, device, runtime, models, reason } = info;
     let models: BTreeMap<_, _> = models.iter().cloned().collect();
     json!({ "backend": backend, "device": device, "runtime": runtime, "models": models, "reason": reason })
-}
-
-/// What the file says of the session, as JSON.
-fn verdict(reasons: &[String]) -> String {
-    let state = if reasons.is_empty() { "ok" } else { "degraded" };
-    json!({ "state": state, "reasons": reasons }).to_string()
 }
 
 impl SessionActor {
@@ -494,7 +545,8 @@ impl SessionActor {
             state: State::Arming,
             started_at: Timestamp::default(),
             stop_early: None,
-            degraded: Reasons::default(),
+            recording: Recording::Off,
+            recordings: Vec::new(),
             open_gaps: BTreeMap::new(),
             ended: BTreeSet::new(),
             subscribers: Vec::new(),
@@ -527,6 +579,122 @@ impl SessionActor {
         }
     }
 
+    /// Something went wrong that the session goes on with, or ends of.
+    fn degrade(&self, code: ReasonCode, text: String) {
+        self.plane.findings.add(code, self.plane.clock.now(), text);
+    }
+
+    fn start_recording(
+        &mut self,
+        ctx: &mut Context<Self>,
+        StartRecording { request, answer }: StartRecording,
+    ) {
+        let refusal = match (self.state, &self.recording) {
+            (State::Arming, _) => Some(RecordingError::NotRunning { state: "starting" }),
+            (State::Stopping, _) => Some(RecordingError::NotRunning { state: "stopping" }),
+            (State::Running, Recording::Off) => None,
+            (State::Running, Recording::Opening) => Some(RecordingError::Busy { doing: "opened" }),
+            (State::Running, Recording::Closing) => Some(RecordingError::Busy { doing: "closed" }),
+            (State::Running, Recording::On(path)) => {
+                Some(RecordingError::AlreadyRecording { path: path.clone() })
+            }
+        };
+        let Some(cast) = self.cast.clone().filter(|_| refusal.is_none()) else {
+            // Whoever asked may have lost patience; so too below.
+            answer.try_send(Err(refusal.unwrap_or(RecordingError::Ended))).ok();
+            return;
+        };
+        self.recording = Recording::Opening;
+        let asked = request.clone();
+        let beginning = async move { cast.begin_recording(asked).await };
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(beginning).map(move |begun, session, ctx| {
+            match &begun {
+                Ok(started) => session.recording_started(ctx, started, &request),
+                // The session may be closing its files meanwhile.
+                Err(_) if matches!(session.recording, Recording::Opening) => {
+                    session.recording = Recording::Off
+                }
+                Err(_) => {}
+            }
+            answer.try_send(begun.map_err(|cause| RecordingError::Failed { cause })).ok();
+        }));
+    }
+
+    fn recording_started(
+        &mut self,
+        ctx: &mut Context<Self>,
+        RecordingStarted { path, number, .. }: &RecordingStarted,
+        RecordingRequest { notes, by, .. }: &RecordingRequest,
+    ) {
+        if matches!(self.recording, Recording::Opening | Recording::Off) {
+            self.recording = Recording::On(path.clone());
+        }
+        let detail = json!({ "path": path, "number": number, "by": by, "notes": notes });
+        self.emit(ctx, "session", EventKind::RecordingStarted, detail);
+    }
+
+    fn stop_recording(&mut self, ctx: &mut Context<Self>, StopRecording(answer): StopRecording) {
+        let refusal = match (self.state, &self.recording) {
+            (State::Arming, _) => RecordingError::NotRunning { state: "starting" },
+            (State::Stopping, _) => RecordingError::NotRunning { state: "stopping" },
+            (State::Running, Recording::Off) => RecordingError::NotRecording,
+            (State::Running, Recording::Opening) => RecordingError::Busy { doing: "opened" },
+            (State::Running, Recording::Closing) => RecordingError::Busy { doing: "closed" },
+            (State::Running, Recording::On(path)) => {
+                let Some(cast) = self.cast.clone() else { return };
+                let path = path.clone();
+                self.recording = Recording::Closing;
+                let ending = async move { cast.end_recording().await };
+                ctx.spawn(actix::fut::wrap_future::<_, Self>(ending).map(move |closed, session, ctx| {
+                    session.recording = Recording::On(path);
+                    let outcome = session.recording_closed(ctx, closed);
+                    let lost = || RecordingError::Failed { cause: "the file had failed before".to_owned() };
+                    let outcome = outcome.ok_or_else(lost);
+                    answer
+                        .try_send(outcome.and_then(|o| o.map_err(|cause| RecordingError::Failed { cause })))
+                        .ok();
+                }));
+                return;
+            }
+        };
+        answer.try_send(Err(refusal)).ok();
+    }
+
+    /// Notes what became of the file that was being written, if it has not been noted before, and says so.
+    fn recording_closed(
+        &mut self,
+        ctx: &mut Context<Self>,
+        closed: Result<Option<Summary>, String>,
+    ) -> Option<Result<Summary, String>> {
+        let was = std::mem::replace(&mut self.recording, Recording::Off);
+        let outcome = closed.transpose()?;
+        let path = match (&outcome, was) {
+            (Ok(summary), _) => summary.path.clone(),
+            (Err(_), Recording::On(path)) => path,
+            (Err(_), _) => self.plane.newest_file().unwrap_or_default(),
+        };
+        match &outcome {
+            Ok(summary) => {
+                let summary = json!({
+                    "path": path, "bytes": summary.file_bytes, "complete": summary.complete,
+                    "frames": summary.frames, "faces": summary.faces,
+                });
+                self.emit(ctx, "session", EventKind::RecordingStopped, summary);
+                self.recordings.push(RecordingReport { path, outcome: outcome.clone() });
+            }
+            Err(cause) => self.recording_failed(ctx, path, cause),
+        }
+        Some(outcome)
+    }
+
+    /// A file does not hold all that it should.
+    fn recording_failed(&mut self, ctx: &mut Context<Self>, path: PathBuf, cause: &str) {
+        error!(path = %path.display(), cause, "the recording failed");
+        self.degrade(ReasonCode::RecordingFailed, format!("recording: {cause}"));
+        self.emit(ctx, "session", EventKind::RecordingFailed, json!({ "path": path, "cause": cause }));
+        self.recordings.push(RecordingReport { path, outcome: Err(cause.to_owned()) });
+    }
+
     fn begin_stop(&mut self, ctx: &mut Context<Self>, reason: &str) {
         match self.state {
             State::Arming => {
@@ -550,36 +718,33 @@ impl SessionActor {
             async move { cast.stop(&plan, &plane).await }
         };
         let finishing = actix::fut::wrap_future::<_, Self>(stopping).then(move |troubles, session, _| {
-            troubles.into_iter().for_each(|trouble| session.degraded.add(trouble));
-            let verdict = verdict(&session.degraded.list());
+            troubles.into_iter().for_each(|trouble| session.degrade(ReasonCode::StopFailed, trouble));
             actix::fut::wrap_future(async move {
-                let recording = cast.finish(&plan, &plane, verdict).await;
-                (recording, cast.abandoned().await)
+                let closed = cast.finish(&plane).await;
+                (closed, cast.abandoned().await)
             })
         });
-        ctx.spawn(finishing.map(move |(recording, abandoned_threads), session, ctx| {
-            if let Some(Err(cause)) = &recording
-                && cause != RECORDER_LOST
-            {
-                session.degraded.add(format!("recording: {cause}"));
-            }
+        ctx.spawn(finishing.map(move |(closed, abandoned_threads), session, ctx| {
+            session.recording_closed(ctx, closed);
             let snapshot = session.plane.ledger.snapshot();
             let imbalances = snapshot.imbalances();
             for imbalance in &imbalances {
                 error!(%imbalance, "the ledger does not close");
-                session.degraded.add(imbalance.to_string());
+                session.degrade(ReasonCode::LedgerImbalance, imbalance.to_string());
             }
+            let verdict = session.plane.findings.of_session();
             let report = SessionReport {
                 name: session.plan.name.clone(),
                 stop_reason: reason,
-                degraded: session.degraded.list(),
+                degraded: verdict.texts(),
+                verdict,
                 abandoned_threads,
                 started_at: session.started_at,
                 stopped_at,
                 backend: session.backend.take(),
                 cameras: camera_reports(&session.plane, &snapshot),
                 imbalances,
-                recording,
+                recordings: std::mem::take(&mut session.recordings),
                 traces: std::mem::take(&mut session.traces),
             };
             // Whoever started the session may not want the report.
@@ -683,12 +848,8 @@ impl SessionActor {
         }
         let words = |info: &BackendInfo| format!("{} on {}", info.backend, info.device);
         warn!(child = name, reason = now.reason, "went over to {}", words(&now));
-        self.degraded.add(format!(
-            "{name} went over from {} to {}: {}",
-            words(&before),
-            words(&now),
-            now.reason
-        ));
+        let text = format!("{name} went over from {} to {}: {}", words(&before), words(&now), now.reason);
+        self.degrade(ReasonCode::BackendChanged, text);
         let cameras = self.plan.pipelines[worker].cameras.iter();
         let cameras: Vec<_> = cameras.map(|&id| self.plane.camera(id).plan.name.to_string()).collect();
         let detail = json!({ "cameras": cameras, "from": backend_facts(&before), "to": backend_facts(&now) });
@@ -752,19 +913,20 @@ impl Handler<Start> for SessionActor {
     fn handle(&mut self, _: Start, ctx: &mut Self::Context) -> Self::Result {
         let cast = Arc::new(Cast::new(&self.plane, ctx.address().recipient()));
         self.cast = Some(Arc::clone(&cast));
-        let (plan, plane, events) = (self.plan.clone(), Arc::clone(&self.plane), ctx.address().recipient());
+        let (plan, plane, session) = (self.plan.clone(), Arc::clone(&self.plane), ctx.address());
         let starting = async move {
-            let started = cast.start(&plan, &plane, events).await;
+            let started = cast.start(&plan, &plane, session).await;
             if started.is_err() {
                 cast.stop(&plan, &plane).await;
-                cast.finish(&plan, &plane, verdict(&[])).await;
+                // The error that is returned says more than one of a file without rows.
+                cast.finish(&plane).await.ok();
             }
             started
         };
         Box::pin(actix::fut::wrap_future::<_, Self>(starting).map(|started, session, ctx| {
-            if let Ok(started_at) = started {
+            if let Ok((started_at, recording)) = &started {
                 session.state = State::Running;
-                session.started_at = started_at;
+                session.started_at = *started_at;
                 session.backend = session.plane.backend();
                 session.worker_backends = (0..session.plan.pipelines.len())
                     .filter_map(|worker| Some((worker, session.backend_of(worker)?)))
@@ -775,6 +937,10 @@ impl Handler<Start> for SessionActor {
                     "backend": session.backend.as_ref().map(|info| info.backend),
                 });
                 session.emit(ctx, "session", EventKind::SessionStarted, detail);
+                if let (Some(recording), Some(request)) = (recording, session.plan.record_from_start.clone())
+                {
+                    session.recording_started(ctx, recording, &request);
+                }
                 session.look_for_first_frames(ctx);
                 if let Some(duration) = session.plan.duration {
                     ctx.run_later(duration, |session, ctx| session.begin_stop(ctx, "duration reached"));
@@ -795,6 +961,33 @@ impl Handler<Stop> for SessionActor {
 
     fn handle(&mut self, stop: Stop, ctx: &mut Self::Context) {
         self.begin_stop(ctx, &stop.reason);
+    }
+}
+
+impl Handler<StartRecording> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, order: StartRecording, ctx: &mut Self::Context) {
+        self.start_recording(ctx, order);
+    }
+}
+
+impl Handler<StopRecording> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, order: StopRecording, ctx: &mut Self::Context) {
+        self.stop_recording(ctx, order);
+    }
+}
+
+impl Handler<RecordingFailed> for SessionActor {
+    type Result = ();
+
+    fn handle(&mut self, RecordingFailed { path, cause }: RecordingFailed, ctx: &mut Self::Context) {
+        if matches!(&self.recording, Recording::On(on) if *on == path) {
+            self.recording = Recording::Off;
+        }
+        self.recording_failed(ctx, path, &cause);
     }
 }
 
@@ -836,7 +1029,7 @@ impl Handler<ChildChanged> for SessionActor {
         match change {
             Change::Failed { cause, retry_at, degraded, is_hung } => {
                 warn!(child = name, cause, "failed");
-                self.degraded.add(format!("{name} failed: {cause}"));
+                self.degrade(code_of(id), format!("{name} failed: {cause}"));
                 if is_hung {
                     self.emit(ctx, &name, EventKind::ChildAbandoned, json!({ "cause": cause }));
                 }
@@ -852,7 +1045,7 @@ impl Handler<ChildChanged> for SessionActor {
             }
             Change::Suspended { cause } => {
                 error!(child = name, cause, "hangs again: left alone until one of its threads comes back");
-                self.degraded.add(format!("{name} failed: {cause}"));
+                self.degrade(code_of(id), format!("{name} failed: {cause}"));
                 self.emit(
                     ctx,
                     &name,
@@ -885,8 +1078,13 @@ impl Handler<ChildChanged> for SessionActor {
             }
             Change::GivenUp { cause } => {
                 error!(child = name, cause, "failed for good");
-                self.degraded.add(format!("{name} failed for good: {cause}"));
+                self.degrade(ReasonCode::PartGivenUp, format!("{name} failed for good: {cause}"));
                 self.emit(ctx, &name, EventKind::ChildGivenUp, json!({ "cause": cause }));
+                if id == ChildId::Recorder
+                    && let Recording::On(path) = std::mem::replace(&mut self.recording, Recording::Off)
+                {
+                    self.recordings.push(RecordingReport { path, outcome: Err(cause) });
+                }
                 self.write_trace(&name.replace(' ', "-"));
                 self.begin_stop(ctx, &format!("{name} failed for good"));
             }
@@ -955,6 +1153,30 @@ impl SessionHandle {
     #[allow(clippy::disallowed_methods, reason = "an order to stop must not be refused by a full mailbox")]
     pub fn stop(&self, reason: &str) {
         self.session.do_send(Stop { reason: reason.to_owned() });
+    }
+
+    /// Creates a file and records to it from now on; returns when it is open. Waits for the session, not for its
+    /// frames.
+    ///
+    /// # Errors
+    /// See [`RecordingError`].
+    #[allow(clippy::disallowed_methods, reason = "an order must not be refused by a full mailbox")]
+    pub fn start_recording(&self, request: RecordingRequest) -> Result<RecordingStarted, RecordingError> {
+        let (answer, answered) = sync_channel(1);
+        self.session.do_send(StartRecording { request, answer });
+        answered.recv().unwrap_or(Err(RecordingError::Ended))
+    }
+
+    /// Closes the file that is being written; returns when it can be opened plainly, with what is in it. The
+    /// session goes on.
+    ///
+    /// # Errors
+    /// See [`RecordingError`].
+    #[allow(clippy::disallowed_methods, reason = "an order must not be refused by a full mailbox")]
+    pub fn stop_recording(&self) -> Result<Summary, RecordingError> {
+        let (answer, answered) = sync_channel(1);
+        self.session.do_send(StopRecording(answer));
+        answered.recv().unwrap_or(Err(RecordingError::Ended))
     }
 
     /// Sets a marker, stamped now. Markers come from people and experiments: few, and none may go lost.

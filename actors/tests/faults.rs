@@ -522,7 +522,7 @@ fn a_pipeline_that_nothing_can_replace_ends_the_session_with_a_whole_file() {
     let [pipeline, index] = report.cameras[0].ledger.consumers;
     assert_eq!((pipeline.delivered, dropped(&pipeline, DropReason::Failed), index.delivered), (3, 1, 4));
     assert_eq!(report.imbalances, []);
-    assert!(report.recording.unwrap().unwrap().complete);
+    assert!(report.recordings[0].outcome.as_ref().unwrap().complete);
     let inspection = SessionReader::open(&setup.file()).unwrap().inspect(100).unwrap();
     assert_eq!((inspection.events_by_kind["child_given_up"], inspection.cameras[0].frames), (1, 4));
 }
@@ -657,7 +657,7 @@ fn check_recorder_fault(point: &'static str, passes: u32) {
     assert_eq!(&*report.stop_reason, "recorder failed for good");
     assert_says(&report, &format!("recorder failed for good: panic: injected fault at {point}"));
     assert_eq!(report.imbalances, []);
-    assert!(report.recording.as_ref().is_some_and(Result::is_err), "{:?}", report.recording);
+    assert!(report.recordings[0].outcome.is_err(), "{:?}", report.recordings);
     let reader = SessionReader::open(&setup.file()).unwrap();
     let rows = reader.frames(0, 0..reader.frame_count(0)).unwrap();
     assert!(rows.len() >= 10, "{} rows", rows.len());
@@ -1036,7 +1036,7 @@ fn a_session_ends_when_its_time_is_up() {
     setup.plan.duration = Some(std::time::Duration::from_millis(1));
     let report = setup.start().wait(PATIENCE).expect("nobody asked it to end");
     assert_eq!(&*report.stop_reason, "duration reached");
-    assert!(report.recording.is_none());
+    assert!(report.recordings.is_empty());
 }
 
 #[test]

@@ -59,11 +59,12 @@ fn check_values(seen: &Value, frames: u64) {
     let nothing = serde_json::json!({"size": null, "format": null, "fps": null});
     assert_eq!(
         seen["cameras"]["left"]["mode"],
-        serde_json::json!({"asked": nothing, "controls": [], "calibrated": 0})
+        serde_json::json!({"first_seq": 0, "asked": nothing, "controls": [], "calibrated": 0})
     );
     assert_eq!(
         seen["cameras"]["right"]["mode"],
         serde_json::json!({
+            "first_seq": 0,
             "asked": {"size": [1280, 720], "format": "YUYV", "fps": 30.0},
             "fps": 29.97,
             "controls": controls(),

@@ -132,6 +132,16 @@ choice! {
 }
 
 choice! {
+    /// What follows a file that cannot be written to its end.
+    OnRecordingFailure {
+        /// The session stops, after saving what it can.
+        Stop = "stop",
+        /// The session goes on without a file, degraded.
+        Continue = "continue",
+    }
+}
+
+choice! {
     /// How the session file is compressed.
     Compression {
         /// Not at all.

@@ -13,7 +13,8 @@ use toml::de::{DeTable, DeValue};
 use youquanti_models::{CameraName, PixelFormat};
 
 use crate::choices::{
-    Backend, Compression, Detector, Layout, LogFormat, LogLevel, OnFatal, Pace, PowerLine, Precision,
+    Backend, Compression, Detector, Layout, LogFormat, LogLevel, OnFatal, OnRecordingFailure, Pace,
+    PowerLine, Precision,
 };
 use crate::problem::{ConfigErrors, Position, Problem, Source, What};
 use crate::rules;
@@ -249,7 +250,7 @@ table! {
 table! {
     /// The session's file.
     pub struct RecordingConfig {
-        /// Whether the session is recorded.
+        /// Whether the session starts with a recording. Others can be started and stopped while it runs.
         enabled: bool = true,
         /// Longest time between two flushes: what a power failure can cost.
         flush_interval: Period<100, 60_000> = "1s",
@@ -257,6 +258,8 @@ table! {
         compression: Compression = "none",
         /// Free space on the disk below which recording stops and the file is closed properly.
         reserve: ByteSize = "500MB",
+        /// What follows a file that cannot be written to its end, because the disk is full, failed or was taken away. "stop": the session stops. "continue": the session goes on without a file and ends degraded; another recording can be started. In both cases what could be saved is in the file.
+        on_failure: OnRecordingFailure = "stop",
     }
 }
 

@@ -17,7 +17,8 @@ mod table;
 mod values;
 
 pub use choices::{
-    Backend, Compression, Detector, Layout, LogFormat, LogLevel, OnFatal, Pace, PowerLine, Precision,
+    Backend, Compression, Detector, Layout, LogFormat, LogLevel, OnFatal, OnRecordingFailure, Pace,
+    PowerLine, Precision,
 };
 pub use format::{
     CameraConfig, Config, ControlsConfig, FileSource, GpuConfig, LogConfig, ParticipantsConfig,

@@ -195,7 +195,7 @@ impl Stage {
         let backend = preflight::check(config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let track_ids = wiring::track_ids(config);
-        let (mut plan, file) = session::prepare(config, &backend, &track_ids, clock.as_ref())?;
+        let mut plan = session::prepare(config, &backend, &track_ids, clock.as_ref())?;
         // The campaign ends it, and a trace after each failure would only cost time.
         (plan.duration, plan.trace_dir) = (None, None);
         let cameras = plan.cameras.len();
@@ -211,7 +211,7 @@ impl Stage {
         }
         let sources = plan.cameras.iter().map(|camera| format!("camera {}", camera.name)).collect();
         let handle = SessionHandle::start(plan, Arc::clone(&clock))?;
-        let events = handle.subscribe();
+        let (events, file) = (handle.subscribe(), handle.plane().newest_file());
         let watched = (0..=cameras).map(|_| Watched::default()).collect();
         Ok(Self {
             handle,
@@ -555,8 +555,10 @@ impl Stage {
             row.ledger_closed = Some(report.imbalances.is_empty());
         }
         matrix.problems.extend(report.imbalances.iter().map(ToString::to_string));
-        if let Some(Err(cause)) = report.recording {
-            matrix.problems.push(format!("recording: {cause}"));
+        for recording in report.recordings {
+            if let Err(cause) = recording.outcome {
+                matrix.problems.push(format!("recording: {cause}"));
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use tracing_subscriber::EnvFilter;
 use youquanti::actors::ledger::{Consumer, DropReason};
-use youquanti::{CameraProgress, Config, Session, SessionReport, preflight};
+use youquanti::{CameraProgress, Config, RecordingReport, Session, SessionReport, preflight};
 use youquanti_config::{LogFormat, Period};
 
 use super::table::{self, bytes};
@@ -102,9 +102,9 @@ pub(crate) fn execute(args: &Args) -> Exit {
         write_trace(&session, trace);
     }
     if args.json {
-        outln!("{:#}", to_json(&report, session.file()));
+        outln!("{:#}", to_json(&report));
     } else {
-        out!("{}", to_text(&report, session.file()));
+        out!("{}", to_text(&report));
     }
     match (report.imbalances.is_empty(), report.degraded.is_empty()) {
         (false, _) => Exit::Internal,
@@ -251,7 +251,7 @@ fn millis(latency: Option<Duration>) -> String {
     latency.map_or("-".to_owned(), |latency| format!("{:.1}", latency.as_secs_f64() * 1e3))
 }
 
-fn to_text(report: &SessionReport, file: Option<&Path>) -> String {
+fn to_text(report: &SessionReport) -> String {
     let seconds = report.stopped_at.saturating_since(report.started_at).as_secs_f64();
     let state = if report.degraded.is_empty() { "ok" } else { "degraded" };
     let mut text =
@@ -305,30 +305,37 @@ fn to_text(report: &SessionReport, file: Option<&Path>) -> String {
     for trace in &report.traces {
         text.push_str(&format!("trace of the minute before a failure: {}\n", trace.display()));
     }
-    match &report.recording {
-        Some(Ok(summary)) => {
-            let (path, size) = (summary.path.display(), bytes(summary.file_bytes));
-            let (frames, faces) = (summary.frames.iter().sum::<u64>(), summary.faces.iter().sum::<u64>());
-            text.push_str(&format!("file: {path}, {size}: {frames} frames, {faces} faces\n\nnext:\n"));
-            text.push_str(&format!("  youquanti inspect {path}\n"));
+    for RecordingReport { path, outcome } in &report.recordings {
+        let path = path.display();
+        match outcome {
+            Ok(summary) => {
+                let (frames, faces) = (summary.frames.iter().sum::<u64>(), summary.faces.iter().sum::<u64>());
+                let size = bytes(summary.file_bytes);
+                text.push_str(&format!("file: {path}, {size}: {frames} frames, {faces} faces\n"));
+            }
+            Err(cause) => {
+                text.push_str(&format!("file: {path}, NOT complete: {cause}\n"));
+                text.push_str(&format!("  youquanti inspect {path}     what is safe\n"));
+            }
+        }
+    }
+    match report.recordings.last() {
+        Some(RecordingReport { path, outcome: Ok(_) }) => {
+            let path = path.display();
+            text.push_str(&format!("\nnext:\n  youquanti inspect {path}\n"));
             text.push_str(&format!("  python3 -c 'import h5py; h5py.File(\"{path}\").visititems(print)'\n"));
             text.push_str("  youquanti cameras                  what is plugged in here\n");
             text.push_str(
                 "  youquanti check my-experiment.toml is all ready? examples are in config/examples\n",
             );
         }
-        Some(Err(cause)) => {
-            text.push_str(&format!("file: NOT complete: {cause}\n"));
-            if let Some(file) = file {
-                text.push_str(&format!("  youquanti inspect {}     what is safe\n", file.display()));
-            }
-        }
+        Some(_) => {}
         None => text.push_str("file: none, nothing was recorded\n"),
     }
     text
 }
 
-fn to_json(report: &SessionReport, file: Option<&Path>) -> serde_json::Value {
+fn to_json(report: &SessionReport) -> serde_json::Value {
     let quantile = |camera: &youquanti::CameraReport, share| {
         camera.latency.quantile(share).map(|latency| latency.as_secs_f64() * 1e3)
     };
@@ -358,17 +365,19 @@ fn to_json(report: &SessionReport, file: Option<&Path>) -> serde_json::Value {
             })
         })
         .collect();
-    let recording = report.recording.as_ref().map(|recording| match recording {
+    let recordings = report.recordings.iter().map(|RecordingReport { path, outcome }| match outcome {
         Ok(summary) => json!({
-            "path": summary.path, "complete": summary.complete, "bytes": summary.file_bytes,
+            "path": path, "complete": summary.complete, "bytes": summary.file_bytes,
             "frames": summary.frames, "faces": summary.faces,
         }),
-        Err(cause) => json!({ "path": file, "complete": false, "error": cause }),
+        Err(cause) => json!({ "path": path, "complete": false, "error": cause }),
     });
+    let recordings: Vec<_> = recordings.collect();
     json!({
         "name": report.name,
         "state": if report.degraded.is_empty() { "ok" } else { "degraded" },
         "degraded": report.degraded,
+        "verdict": report.verdict,
         "abandoned_threads": report.abandoned_threads,
         "stop_reason": report.stop_reason,
         "duration_s": report.stopped_at.saturating_since(report.started_at).as_secs_f64(),
@@ -379,7 +388,9 @@ fn to_json(report: &SessionReport, file: Option<&Path>) -> serde_json::Value {
         })),
         "cameras": cameras,
         "ledger_closes": report.imbalances.is_empty(),
-        "recording": recording,
+        // The last one, which is the only one unless more were asked for.
+        "recording": recordings.last(),
+        "recordings": recordings,
         "traces": report.traces,
     })
 }

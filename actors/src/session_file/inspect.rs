@@ -180,9 +180,11 @@ pub struct LedgerInspection {
     pub delivered: u64,
     /// Frames that it did not get, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Frames that were still on their way to it when the file was closed, while the session ran on.
+    pub under_way: u64,
     /// Frames that never reached the process.
     pub driver_lost: u64,
-    /// `captured = delivered + Σ dropped`.
+    /// `captured = delivered + Σ dropped + under_way`.
     pub closes: bool,
 }
 
@@ -227,7 +229,7 @@ impl SessionReader {
     }
 
     fn camera(&self, id: usize) -> Result<CameraInspection, SessionFileError> {
-        let mut index = FrameIndex::default();
+        let mut index = FrameIndex { next_seq: self.cameras()[id].first_seq, ..FrameIndex::default() };
         for start in (0..self.frame_count(id)).step_by(BLOCK as usize) {
             let end = self.frame_count(id).min(start + BLOCK);
             self.frames(id, start..end)?.iter().for_each(|row| index.add(row));
@@ -346,6 +348,7 @@ impl SessionReader {
                 (ledger_item::CAPTURED, _) => entry.captured = row.count,
                 (ledger_item::DELIVERED, _) => entry.delivered = row.count,
                 (ledger_item::DRIVER_LOST, _) => entry.driver_lost = row.count,
+                (ledger_item::UNDER_WAY, _) => entry.under_way = row.count,
                 (_, reason) => {
                     entry.dropped.insert(reason.unwrap_or(&item).to_owned(), row.count);
                 }
@@ -356,7 +359,8 @@ impl SessionReader {
             .map(|((camera, consumer), entry)| LedgerInspection {
                 camera,
                 consumer,
-                closes: entry.captured == entry.delivered + entry.dropped.values().sum::<u64>(),
+                closes: entry.captured
+                    == entry.delivered + entry.dropped.values().sum::<u64>() + entry.under_way,
                 ..entry
             })
             .collect())
@@ -374,6 +378,8 @@ impl SessionReader {
 /// What the rows of `frames` add up to, taken in one by one.
 #[derive(Default)]
 struct FrameIndex {
+    /// Of the first frame, if none is missing.
+    next_seq: u64,
     previous: Option<FrameRow>,
     frames: u64,
     missing: u64,
@@ -392,7 +398,7 @@ impl FrameIndex {
         match self.previous {
             None => {
                 self.first_ns = row.captured_at_ns;
-                self.missing = row.seq;
+                self.missing = row.seq.saturating_sub(self.next_seq);
             }
             Some(before) => {
                 self.missing += row.seq.saturating_sub(before.seq + 1);
@@ -469,6 +475,14 @@ impl fmt::Display for Inspection {
         writeln!(f, "{}, {:.1} MB", self.path.display(), self.file_bytes as f64 / 1e6)?;
         writeln!(f, "session   {} ({}), {}", header.name, header.session_id, header.software)?;
         writeln!(f, "start     {}, {:.1} s", utc_text(header.utc_start_ns), self.duration_s)?;
+        match (header.recording, &*header.recorded_by) {
+            (1, "") => {}
+            (number, "") => writeln!(f, "recording {number} of the session")?,
+            (number, by) => writeln!(f, "recording {number} of the session, started by {by}")?,
+        }
+        if !header.notes.is_empty() {
+            writeln!(f, "notes     {}", header.notes)?;
+        }
         match (&self.stop, self.opened) {
             (Some(stop), _) => writeln!(f, "end       closed: {}", stop.verdict)?,
             (None, Opened::Swmr) => writeln!(f, "end       none: being recorded, or cut off")?,
@@ -495,6 +509,9 @@ impl fmt::Display for Inspection {
             let under_way = entry.captured.saturating_sub(entry.delivered + dropped);
             // A session that has not ended has frames on their way; at its end there must be none.
             let verdict = match (entry.closes, &self.stop) {
+                (true, _) if entry.under_way > 0 => {
+                    format!("+ {} under way at the end closes", entry.under_way)
+                }
                 (true, _) => "closes".to_owned(),
                 (false, None) => format!("+ {under_way} under way"),
                 (false, Some(_)) => "does not close".to_owned(),

@@ -37,9 +37,15 @@ pub struct HeaderFacts {
     pub session_id: String,
     /// What people call the session.
     pub name: String,
+    /// Which recording of the session this is, from 1.
+    pub recording: u32,
+    /// What whoever started it wrote about it.
+    pub notes: String,
+    /// Who started it; empty if nobody said.
+    pub recorded_by: String,
     /// Calendar time at `clock_start_ns`, nanoseconds since 1970.
     pub utc_start_ns: i64,
-    /// Start of the session, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Start of the recording, nanoseconds of `CLOCK_MONOTONIC`.
     pub clock_start_ns: u64,
     /// Program and version.
     pub software: String,
@@ -57,7 +63,7 @@ pub struct HeaderFacts {
     pub models: BTreeMap<String, String>,
 }
 
-/// What the attributes of a camera say. Files of earlier builds have none of the last four.
+/// What the attributes of a camera say. Files of earlier builds have none of the last five.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CameraFacts {
     /// Name of the camera's group.
@@ -72,6 +78,8 @@ pub struct CameraFacts {
     pub device: String,
     /// Whose clock the stamps are of, and which instant they name.
     pub stamp_source: String,
+    /// `seq` of the first frame that belongs to the file.
+    pub first_seq: u64,
     /// What was asked of it.
     pub asked: AskedMode,
     /// Frames a second as it declared them; none if it was never opened.
@@ -367,6 +375,9 @@ fn read_header(file: &File) -> Result<HeaderFacts, SessionFileError> {
     Ok(HeaderFacts {
         session_id: read_text(file, "session_id")?,
         name: read_text(file, "name")?,
+        recording: read_if_there(file, recording_attribute::NUMBER)?.unwrap_or(1),
+        notes: read_text_if_there(file, recording_attribute::NOTES)?.unwrap_or_default(),
+        recorded_by: read_text_if_there(file, recording_attribute::BY)?.unwrap_or_default(),
         utc_start_ns: read_number(file, "utc_start")?,
         clock_start_ns: read_number(file, "clock_start")?,
         software: read_text(file, "software")?,
@@ -402,6 +413,7 @@ fn read_camera(name: &str, group: &Group) -> Result<CameraFacts, SessionFileErro
         pixel_format: read_text(group, "pixel_format")?,
         device: read_text(group, "device")?,
         stamp_source: read_text(group, "stamp_source")?,
+        first_seq: read_if_there(group, camera_attribute::FIRST_SEQ)?.unwrap_or(0),
         asked: read_json(group, camera_attribute::ASKED)?,
         fps: read_if_there(group, camera_attribute::FPS)?,
         controls: read_json(group, camera_attribute::CONTROLS)?,
@@ -431,6 +443,10 @@ fn is_there(at: &Location, name: &'static str) -> Result<bool, SessionFileError>
 
 fn read_if_there<T: H5Type>(at: &Location, name: &'static str) -> Result<Option<T>, SessionFileError> {
     if is_there(at, name)? { read_number(at, name).map(Some) } else { Ok(None) }
+}
+
+fn read_text_if_there(at: &Location, name: &'static str) -> Result<Option<String>, SessionFileError> {
+    if is_there(at, name)? { read_text(at, name).map(Some) } else { Ok(None) }
 }
 
 /// The value of a JSON attribute; the default where there is no such attribute.

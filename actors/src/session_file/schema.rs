@@ -22,15 +22,17 @@ pub const LATENCY_STAGES: [&str; 6] =
 /// In `latency_us`: the stage did not run on this frame.
 pub const NOT_RUN: u32 = u32::MAX;
 
-/// Values of `item` in the ledger. For every camera and consumer
-/// `captured = delivered + Σ dropped`; frames lost by the driver are beside that sum.
+/// Values of `item` in the ledger, which counts from the file's beginning. For every camera and consumer
+/// `captured = delivered + Σ dropped + under_way`; frames lost by the driver are beside that sum.
 pub mod ledger_item {
-    /// Frames that the camera handed out.
+    /// Frames that the camera handed out, and those that were on their way to this consumer when the file began.
     pub const CAPTURED: &str = "captured";
     /// Frames that the consumer got.
     pub const DELIVERED: &str = "delivered";
     /// Frames that never reached this process, from jumps of the driver's counter.
     pub const DRIVER_LOST: &str = "driver_lost";
+    /// Frames that were still on their way to the consumer when the file was closed, while the session ran on.
+    pub const UNDER_WAY: &str = "under_way";
     /// Beginning of the items that count dropped frames; the reason follows.
     pub const DROPPED_PREFIX: &str = "dropped:";
 }
@@ -98,11 +100,23 @@ impl From<Asked> for AskedMode {
     }
 }
 
+/// Names of the file's attributes that say which recording of its session it is.
+pub(super) mod recording_attribute {
+    /// Counts the recordings of a session from 1.
+    pub(crate) const NUMBER: &str = "recording";
+    /// What whoever started it wrote about it.
+    pub(crate) const NOTES: &str = "notes";
+    /// Who started it; empty if nobody said.
+    pub(crate) const BY: &str = "recorded_by";
+}
+
 /// Names of a camera's attributes beside those of its picture. A camera that was never opened has no `fps`, one
 /// without a measured offset has `calibrated` 0 and none of those that follow it.
 pub(super) mod camera_attribute {
     /// JSON, an [`AskedMode`](super::AskedMode).
     pub(crate) const ASKED: &str = "asked";
+    /// `seq` of the first frame that belongs to the file; 0 where a session began with it.
+    pub(crate) const FIRST_SEQ: &str = "first_seq";
     /// Frames a second as the camera declared them.
     pub(crate) const FPS: &str = "fps";
     /// JSON, a list of [`ControlReading`](crate::capture::ControlReading).

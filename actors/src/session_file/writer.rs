@@ -29,13 +29,19 @@ use super::{SessionFileError, failed_to};
 /// What is known when a session starts; becomes attributes.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionHeader<'a> {
-    /// Unique for each session.
+    /// Unique for each session; all recordings of a session share it.
     pub session_id: &'a str,
     /// What people call the session.
     pub name: &'a str,
+    /// Counts the recordings of the session from 1.
+    pub recording: u32,
+    /// What is to be known about this recording, at most 60 KiB.
+    pub notes: &'a str,
+    /// Who started it; empty if nobody said.
+    pub recorded_by: &'a str,
     /// Calendar time at `clock_start`.
     pub utc_start: UtcNanos,
-    /// When the session started.
+    /// When the recording started.
     pub clock_start: Timestamp,
     /// Program and version.
     pub software: &'a str,
@@ -60,6 +66,8 @@ pub struct CameraHeader<'a> {
     pub device: &'a str,
     /// What the stamps are: whose clock, which instant of the exposure, which resolution.
     pub stamp_source: &'a str,
+    /// `seq` of the first frame that belongs to the file.
+    pub first_seq: u64,
     /// What was asked of it.
     pub asked: Asked,
     /// Frames a second as it declares them; `None` if it was never opened.
@@ -382,7 +390,7 @@ impl SessionWriter {
         self.note(result, PARTICIPANTS)
     }
 
-    /// Adds a count of the ledger since the session's start; see [`ledger_item`].
+    /// Adds a count of the ledger since the file's beginning; see [`ledger_item`].
     ///
     /// # Errors
     /// `DiskFull`, `Broken`, `Hdf5`.
@@ -709,6 +717,7 @@ impl CameraTables {
 
 /// What was asked of a camera, what it gives, and what is known of its stamps.
 fn mode_attributes(group: &Group, camera: &CameraHeader<'_>) -> Result<(), SessionFileError> {
+    number(group, camera_attribute::FIRST_SEQ, camera.first_seq)?;
     json_attribute(group, camera_attribute::ASKED, &AskedMode::from(camera.asked))?;
     if let Some(fps) = camera.fps {
         number(group, camera_attribute::FPS, fps)?;
@@ -754,6 +763,9 @@ fn write_header(file: &File, header: &SessionHeader<'_>) -> Result<(), SessionFi
     number(file, "version", VERSION)?;
     text_attribute(file, "session_id", header.session_id)?;
     text_attribute(file, "name", header.name)?;
+    number(file, recording_attribute::NUMBER, header.recording)?;
+    text_attribute(file, recording_attribute::NOTES, header.notes)?;
+    text_attribute(file, recording_attribute::BY, header.recorded_by)?;
     number(file, "utc_start", header.utc_start.0)?;
     text_attribute(file, "clock", "CLOCK_MONOTONIC, nanoseconds")?;
     number(file, "clock_start", header.clock_start.0)?;

@@ -71,6 +71,7 @@ pub(crate) fn create_with_config(
             layout: PictureLayout::packed(1280, 720, PixelFormat::Yuyv),
             device: "simulated scene, seed 1",
             stamp_source: "monotonic, end of frame, 1 ns",
+            first_seq: 0,
             asked: Asked::default(),
             fps: None,
             controls: &[],
@@ -94,6 +95,9 @@ pub(crate) fn create_with_config(
     let header = SessionHeader {
         session_id: "0123",
         name: "grüße",
+        recording: 1,
+        notes: "",
+        recorded_by: "",
         utc_start: UTC_START,
         clock_start: START,
         software: "youquanti 0.0.0",

@@ -142,6 +142,8 @@ class Camera:
         self.name = name
         #: Its place in the configuration, from 0.
         self.index = int(group.attrs["index"])
+        #: `seq` of the first frame that belongs to this recording: what was captured before it began is not in it.
+        self.first_seq = int(group.attrs.get("first_seq", 0))
         #: Width of the picture, pixels.
         self.width = int(group.attrs["width"])
         #: Height of the picture, pixels.
@@ -302,7 +304,13 @@ class Session:
         self.session_id = _text(attributes["session_id"])
         #: What people call the session.
         self.name = _text(attributes["name"])
-        #: Start of the session on the session's clock.
+        #: Which recording of the session this file is, from 1.
+        self.recording = int(attributes.get("recording", 1))
+        #: What whoever started the recording wrote about it.
+        self.notes = _text(attributes.get("notes", ""))
+        #: Who started the recording; empty if nobody said.
+        self.recorded_by = _text(attributes.get("recorded_by", ""))
+        #: Start of the recording on the session's clock. Times in seconds count from here.
         self.clock_start_ns = int(attributes["clock_start"])
         #: The same instant in calendar time, nanoseconds since 1970.
         self.utc_start_ns = int(attributes["utc_start"])
@@ -388,8 +396,9 @@ class Session:
     def ledger(self) -> list[Row]:
         """Newest count of each camera, consumer and item: time, time_ns, count, camera, consumer, item.
 
-        Items: "captured", "delivered", "driver_lost", and "dropped:" with a reason. At the end of a session
-        captured = delivered + all dropped, for every camera and consumer.
+        Counts are of this recording. Items: "captured", "delivered", "driver_lost", "dropped:" with a reason, and
+        "under_way" if frames were still on their way when the recording was stopped in a session that ran on. In a
+        finished file captured = delivered + all dropped + under_way, for every camera and consumer.
         """
         newest = {(row["camera"], row["consumer"], row["item"]): row for row in self._table("/ledger")}
         return list(newest.values())
