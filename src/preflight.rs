@@ -10,7 +10,8 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use youquanti_actors::capture::{CaptureError, file, v4l2};
+use youquanti_actors::capture::{CaptureError, v4l2};
+use youquanti_actors::ffmpeg;
 use youquanti_config::{Config, ConfigErrors, OnFatal, Problem, SourceConfig};
 use youquanti_frames::segment_bytes;
 use youquanti_gpu as gpu;
@@ -68,7 +69,7 @@ fn sources(config: &Config, problems: &mut Vec<Problem>) {
                         "does not exist",
                         "correct the path; it is relative to the folder in which the program runs",
                     ));
-                } else if let Err(error) = file::find_ffmpeg() {
+                } else if let Err(error) = ffmpeg::find() {
                     let wrong = format!("needs FFmpeg, which cannot be used: {error}");
                     let remedy = "install ffmpeg, run `make setup`, or name it in YOUQUANTI_FFMPEG";
                     problems.push(config.problem(&key, &wrong, remedy));

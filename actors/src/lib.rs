@@ -11,6 +11,7 @@ pub mod child;
 pub mod clock;
 pub mod dice;
 pub mod fault;
+pub mod ffmpeg;
 pub mod flight;
 pub mod ledger;
 pub mod messages;
