@@ -28,3 +28,4 @@ pub mod supervision;
 pub mod supervisor;
 pub mod timing;
 pub mod verdict;
+pub mod video;
