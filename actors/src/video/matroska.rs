@@ -40,7 +40,7 @@ const UNKNOWN_SIZE: [u8; 8] = [0x01, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF];
 pub(super) const FRAME_HEAD: usize = 4 + 8 + 1 + 1 + 8 + 1 + 8 + 4;
 
 /// Room at a file's beginning for the place of its cues.
-const SEEK_HEAD_ROOM: usize = 48;
+const SEEK_HEAD_ROOM: usize = 64;
 
 /// Longest element that is kept whole while it is read: far more than a frame of any camera.
 const LONGEST: u64 = 1 << 30;
