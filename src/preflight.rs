@@ -10,7 +10,9 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use youquanti_actors::capture::{CaptureError, file, v4l2};
+use youquanti_actors::capture::{CaptureError, v4l2};
+use youquanti_actors::ffmpeg;
+use youquanti_actors::video::find_encoder;
 use youquanti_config::{Config, ConfigErrors, OnFatal, Problem, SourceConfig};
 use youquanti_frames::segment_bytes;
 use youquanti_gpu as gpu;
@@ -35,6 +37,10 @@ pub fn check(config: &Config) -> Result<Backend, ConfigErrors> {
     }
     if config.recording.enabled {
         folder(config, &mut problems);
+    }
+    video(config, &mut problems);
+    if config.recording.derived_only {
+        swap(config, &mut problems);
     }
     ConfigErrors::check(backend, problems)
 }
@@ -68,7 +74,7 @@ fn sources(config: &Config, problems: &mut Vec<Problem>) {
                         "does not exist",
                         "correct the path; it is relative to the folder in which the program runs",
                     ));
-                } else if let Err(error) = file::find_ffmpeg() {
+                } else if let Err(error) = ffmpeg::find() {
                     let wrong = format!("needs FFmpeg, which cannot be used: {error}");
                     let remedy = "install ffmpeg, run `make setup`, or name it in YOUQUANTI_FFMPEG";
                     problems.push(config.problem(&key, &wrong, remedy));
@@ -99,6 +105,45 @@ fn sources(config: &Config, problems: &mut Vec<Problem>) {
             }
         }
     }
+}
+
+/// Every video that is asked for can be made.
+fn video(config: &Config, problems: &mut Vec<Problem>) {
+    let mut missing = BTreeSet::new();
+    for (index, camera) in config.cameras.iter().enumerate() {
+        let Some(codec) = wiring::codec(config.video_of(camera)) else { continue };
+        if !wiring::needs_encoder(camera, codec) {
+            continue;
+        }
+        let Err(error) = find_encoder(codec, config.recording.video.hardware) else { continue };
+        let key = match camera.video {
+            Some(_) => format!("camera[{index}].video"),
+            None => "recording.video.codec".to_owned(),
+        };
+        if missing.insert(key.clone()) {
+            let remedy =
+                "install ffmpeg, run `make setup`, name another one in YOUQUANTI_FFMPEG, or write \"none\"";
+            problems.push(config.problem(&key, &format!("cannot be recorded: {error}"), remedy));
+        }
+    }
+}
+
+/// Memory that is swapped out is on a disk, pictures and all.
+fn swap(config: &Config, problems: &mut Vec<Problem>) {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let disks: Vec<_> = swap_on_disks(&swaps).collect();
+    if !disks.is_empty() {
+        let wrong =
+            format!("cannot be promised: memory may be written to the swap space {}", disks.join(", "));
+        let remedy = "switch it off (`swapoff -a`), or remove derived_only, which then is no promise";
+        problems.push(config.problem("recording.derived_only", &wrong, remedy));
+    }
+}
+
+/// Swap spaces, from the text of `/proc/swaps`, but those that are memory themselves.
+fn swap_on_disks(swaps: &str) -> impl Iterator<Item = &str> {
+    let spaces = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    spaces.filter(|space| !space.starts_with("/dev/zram"))
 }
 
 /// What was measured of cameras is looked up when a session starts.
@@ -238,6 +283,18 @@ fn folder(config: &Config, problems: &mut Vec<Problem>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn swap_space_in_memory_is_no_disk() {
+        let check = |swaps: &str, expected: &[&str]| {
+            assert_eq!(swap_on_disks(swaps).collect::<Vec<_>>(), expected, "{swaps}");
+        };
+        let head = "Filename\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
+        check("", &[]);
+        check(head, &[]);
+        check(&format!("{head}/dev/zram0 partition 8388604 0 100\n"), &[]);
+        check(&format!("{head}/dev/zram0 partition 1 0 100\n/swapfile file 2 0 -2\n"), &["/swapfile"]);
+    }
 
     #[test]
     fn addresses_have_hosts_and_ports() {

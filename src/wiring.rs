@@ -17,6 +17,7 @@ use youquanti_actors::recorder::{OnFailure, RecordingPlan, RecordingRequest};
 use youquanti_actors::session::SessionPlan;
 use youquanti_actors::session_file::{Compression, SessionOptions};
 use youquanti_actors::supervision::{RestartPolicy, WhenExhausted};
+use youquanti_actors::video::{Codec, VideoPlan, find_encoder};
 use youquanti_config as config;
 use youquanti_config::{AutoOr, Config, SourceConfig};
 use youquanti_gpu as gpu;
@@ -45,7 +46,11 @@ pub(crate) fn plan(
 ) -> SessionPlan {
     SessionPlan {
         name: config.session.name.to_string(),
-        cameras: config.cameras.iter().map(camera).collect(),
+        cameras: config
+            .cameras
+            .iter()
+            .map(|wanted| CameraPlan { video: video(config, wanted), ..camera(wanted) })
+            .collect(),
         pipelines: pipelines(config, backend, track_ids),
         expected_participants: config.participants.expected.map(|n| n.get() as u16),
         trace_dir: config.recording.enabled.then(|| config.session.directory.clone()),
@@ -121,6 +126,35 @@ pub(crate) fn camera(camera: &config::CameraConfig) -> CameraPlan {
         slots: camera.slots.get() as usize,
         lossless,
         offsets: Arc::default(),
+        video: None,
+    }
+}
+
+/// How a camera's video is made. Without an encoder only a camera's own pictures can be kept; [`preflight`](crate::preflight)
+/// has seen to it that no other is needed.
+fn video(config: &Config, camera: &config::CameraConfig) -> Option<VideoPlan> {
+    let codec = codec(config.video_of(camera))?;
+    let hardware = config.recording.video.hardware;
+    let ffmpeg = needs_encoder(camera, codec).then(|| find_encoder(codec, hardware).ok()).flatten();
+    Some(VideoPlan { codec, ffmpeg })
+}
+
+/// The codec that a configuration names, if it names one.
+pub(crate) fn codec(codec: config::VideoCodec) -> Option<Codec> {
+    Some(match codec {
+        config::VideoCodec::None => return None,
+        config::VideoCodec::H264 => Codec::H264,
+        config::VideoCodec::H265 => Codec::H265,
+        config::VideoCodec::Mjpeg => Codec::Mjpeg,
+        config::VideoCodec::Lossless => Codec::Lossless,
+    })
+}
+
+/// Whether a camera's video may need FFmpeg.
+pub(crate) fn needs_encoder(camera: &config::CameraConfig, codec: Codec) -> bool {
+    match &camera.source {
+        SourceConfig::V4l2(source) => source.accept_other || !codec.keeps(source.format),
+        SourceConfig::Scene(_) | SourceConfig::File(_) => true,
     }
 }
 

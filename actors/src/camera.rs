@@ -22,11 +22,12 @@ use crate::capture::{CaptureDevice, CaptureError, Captured, Pace};
 use crate::child::{Lifeline, Pulse};
 use crate::fault;
 use crate::flight::{Span, Stage};
-use crate::ledger::DropReason;
+use crate::ledger::{Consumer, DropReason, Ticket};
 use crate::messages::{Delivery, IndexEntry, Shutdown};
 use crate::plane::{CameraLine, DataPlane, OpenedCamera};
 use crate::stall::StallWatch;
 use crate::timing::frames_lost;
+use crate::video::VideoFrame;
 
 /// Why a camera cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,8 @@ struct Open {
     slot: Option<SlotMut>,
     /// The driver's number of the frame before.
     driver_seq: Option<u32>,
+    /// Which time of being opened this is.
+    life: u32,
     /// Only of a live device: others send nothing before they are asked.
     stall: Option<(StallWatch, Pin<Box<Sleep>>)>,
     pulse: Arc<Pulse>,
@@ -130,7 +133,8 @@ fn open(id: CameraId, plane: &DataPlane, pulse: Arc<Pulse>, follows_hung: bool) 
         (watch, Box::pin(tokio::time::sleep(watch.limit())))
     });
     plane.camera(id).first_since_opened.store(0, Ordering::Relaxed);
-    Ok(Open { device, ring, pace, period, slot: None, driver_seq: None, stall, pulse })
+    let life = plane.camera(id).lives.fetch_add(1, Ordering::Relaxed);
+    Ok(Open { device, ring, pace, period, slot: None, driver_seq: None, life, stall, pulse })
 }
 
 impl Handler<BarrierOpened> for CameraActor {
@@ -275,15 +279,30 @@ impl Open {
             line.last_good_at.store(captured_at.0, Ordering::Relaxed);
         }
         let [to_pipeline, to_index] = plane.ledger.captured(id);
-        if meta.flags.contains(FrameFlags::DAMAGED) {
-            to_pipeline.dropped(DropReason::Damaged);
+        let video = line.video.as_ref().filter(|video| video.is_wanted());
+        let to_video = video.map(|video| (video, plane.ledger.offered(id, Consumer::Video)));
+        let slot = if meta.flags.contains(FrameFlags::DAMAGED) {
+            Err(DropReason::Damaged)
         } else if meta.flags.contains(FrameFlags::NO_SLOT) {
-            to_pipeline.dropped(DropReason::NoSlot);
-        } else if let Some(slot) = self.slot.take() {
-            let frame = slot.freeze(meta, captured.bytes_used);
-            line.frames.send(Delivery { frame, ticket: to_pipeline });
+            Err(DropReason::NoSlot)
         } else {
-            to_pipeline.dropped(DropReason::NoSlot);
+            self.slot.take().ok_or(DropReason::NoSlot)
+        };
+        match slot {
+            Ok(slot) => {
+                let frame = slot.freeze(meta, captured.bytes_used);
+                let shared = to_video.map(|(video, ticket)| (video, ticket, frame.clone()));
+                line.frames.send(Delivery { frame, ticket: to_pipeline });
+                if let Some((video, ticket, frame)) = shared
+                    && let Err(refused) = video.frames.send(VideoFrame { frame, ticket, life: self.life })
+                {
+                    refused.ticket.dropped(DropReason::Full);
+                }
+            }
+            Err(reason) => {
+                let tickets = to_video.map(|(_, ticket)| ticket).into_iter().chain([to_pipeline]);
+                tickets.for_each(|ticket: Ticket| ticket.dropped(reason));
+            }
         }
         // After the frame, whose latency counts: the recorder that this wakes may need the same core.
         if let Err(refused) = line.index.send(IndexEntry { meta, ticket: to_index }) {

@@ -18,17 +18,23 @@ pub enum Consumer {
     Pipeline,
     /// The recorder's frame index: every frame.
     Index,
+    /// The camera's video, while one is recorded.
+    Video,
 }
 
 impl Consumer {
     /// All consumers, in the order of the file.
-    pub const ALL: [Consumer; 2] = [Consumer::Pipeline, Consumer::Index];
+    pub const ALL: [Consumer; 3] = [Consumer::Pipeline, Consumer::Index, Consumer::Video];
+
+    /// Those that every captured frame is meant for.
+    pub const ALWAYS: [Consumer; 2] = [Consumer::Pipeline, Consumer::Index];
 
     /// Name in the session file, metrics and reports.
     pub const fn name(self) -> &'static str {
         match self {
             Consumer::Pipeline => "pipeline",
             Consumer::Index => "index",
+            Consumer::Video => "video",
         }
     }
 }
@@ -85,6 +91,8 @@ impl DropReason {
 
 #[derive(Debug, Default)]
 struct ConsumerCounts {
+    /// Tickets given.
+    captured: AtomicU64,
     /// Tickets that are not settled.
     under_way: AtomicU64,
     delivered: AtomicU64,
@@ -111,14 +119,18 @@ impl Ledger {
     }
 
     /// Counts one captured frame and gives its tickets, one for each consumer in the order of
-    /// [`Consumer::ALL`].
-    pub fn captured(self: &Arc<Self>, camera: CameraId) -> [Ticket; Consumer::ALL.len()] {
+    /// [`Consumer::ALWAYS`].
+    pub fn captured(self: &Arc<Self>, camera: CameraId) -> [Ticket; Consumer::ALWAYS.len()] {
         self.cameras[usize::from(camera.0)].captured.fetch_add(1, Relaxed);
-        Consumer::ALL.map(|consumer| {
-            let ticket = Ticket { ledger: Arc::clone(self), camera, consumer, settled: false };
-            ticket.counts().under_way.fetch_add(1, Relaxed);
-            ticket
-        })
+        Consumer::ALWAYS.map(|consumer| self.offered(camera, consumer))
+    }
+
+    /// Counts a captured frame for a consumer that wants some frames only, and gives its ticket.
+    pub fn offered(self: &Arc<Self>, camera: CameraId, consumer: Consumer) -> Ticket {
+        let ticket = Ticket { ledger: Arc::clone(self), camera, consumer, settled: false };
+        ticket.counts().captured.fetch_add(1, Relaxed);
+        ticket.counts().under_way.fetch_add(1, Relaxed);
+        ticket
     }
 
     /// Settles every ticket that is still under way to `consumer` as [`DropReason::Crashed`]: called at the
@@ -143,6 +155,7 @@ impl Ledger {
             captured: camera.captured.load(Relaxed),
             driver_lost: camera.driver_lost.load(Relaxed),
             consumers: std::array::from_fn(|k| ConsumerSnapshot {
+                captured: camera.consumers[k].captured.load(Relaxed),
                 delivered: camera.consumers[k].delivered.load(Relaxed),
                 dropped: std::array::from_fn(|r| camera.consumers[k].dropped[r].load(Relaxed)),
             }),
@@ -215,6 +228,8 @@ pub struct CameraSnapshot {
 /// What one consumer got of one camera's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsumerSnapshot {
+    /// Captured frames that were meant for the consumer: all, of one of [`Consumer::ALWAYS`].
+    pub captured: u64,
     /// Frames that the consumer has dealt with.
     pub delivered: u64,
     /// Frames that it did not get, in the order of [`DropReason::ALL`].
@@ -241,7 +256,7 @@ pub struct Imbalance {
     pub camera: CameraId,
     /// Which consumer.
     pub consumer: Consumer,
-    /// Frames captured.
+    /// Frames captured for it.
     pub captured: u64,
     /// Frames delivered or dropped.
     pub accounted: u64,
@@ -254,9 +269,9 @@ impl LedgerSnapshot {
         for (index, camera) in self.cameras.iter().enumerate() {
             for (consumer, counts) in Consumer::ALL.into_iter().zip(&camera.consumers) {
                 let accounted = counts.settled();
-                if accounted != camera.captured {
+                if accounted != counts.captured {
                     let id = CameraId(u16::try_from(index).unwrap_or(u16::MAX));
-                    found.push(Imbalance { camera: id, consumer, captured: camera.captured, accounted });
+                    found.push(Imbalance { camera: id, consumer, captured: counts.captured, accounted });
                 }
             }
         }
@@ -284,7 +299,7 @@ mod tests {
         assert!(crashed.is_err());
         let snapshot = ledger.snapshot();
         assert_eq!(snapshot.imbalances(), []);
-        let [pipeline, index] = snapshot.cameras[0].consumers;
+        let [pipeline, index, _] = snapshot.cameras[0].consumers;
         assert_eq!((pipeline.delivered, pipeline.dropped[DropReason::Crashed as usize]), (1, 1));
         assert_eq!((index.delivered, index.dropped_total()), (0, 2));
     }

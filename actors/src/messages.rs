@@ -152,6 +152,12 @@ pub enum EventKind {
     Participant,
     /// More people than expected are in view.
     OverLimit,
+    /// A file of a camera's video was begun.
+    VideoStarted,
+    /// It is finished: what is in it.
+    VideoEnded,
+    /// The video of a camera ended before the recording did, and why.
+    VideoFailed,
     /// Somebody set a marker.
     Marker,
     /// The ledger does not add up: an error of this program.
@@ -180,6 +186,9 @@ impl EventKind {
             EventKind::CameraEnded => "camera_ended",
             EventKind::Participant => "participant",
             EventKind::OverLimit => "over_limit",
+            EventKind::VideoStarted => "video_started",
+            EventKind::VideoEnded => "video_ended",
+            EventKind::VideoFailed => "video_failed",
             EventKind::Marker => "marker",
             EventKind::LedgerImbalance => "ledger_imbalance",
         }
@@ -197,6 +206,8 @@ pub enum ChildId {
     Participants,
     /// The session file.
     Recorder,
+    /// The video of one camera.
+    Video(CameraId),
 }
 
 impl fmt::Display for ChildId {
@@ -206,6 +217,7 @@ impl fmt::Display for ChildId {
             ChildId::Pipeline(worker) => write!(f, "pipeline {worker}"),
             ChildId::Participants => f.write_str("participants"),
             ChildId::Recorder => f.write_str("recorder"),
+            ChildId::Video(id) => write!(f, "video {id}"),
         }
     }
 }

@@ -503,6 +503,7 @@ mod tests {
                 slots: 4,
                 lossless: true,
                 offsets: Arc::default(),
+                video: None,
             });
             let session_clock: Arc<dyn Clock> = Arc::<FakeClock>::clone(&clock);
             let plane =

@@ -5,7 +5,7 @@
 //! Never starts anything and never decides anything.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -20,6 +20,7 @@ use crate::messages::{Delivery, IndexEntry};
 use crate::session_file::FlushReport;
 use crate::stats::SessionStats;
 use crate::verdict::Findings;
+use crate::video::{VideoJob, VideoLine, VideoPlan};
 
 /// Opens a camera, on the camera's own thread.
 pub type OpenDevice =
@@ -38,6 +39,8 @@ pub struct CameraPlan {
     pub lossless: bool,
     /// Measured offsets, among which the one of this camera's device and mode is looked up once it is open.
     pub offsets: Arc<[KnownOffset]>,
+    /// How its video is made, if there is any.
+    pub video: Option<VideoPlan>,
 }
 
 /// Entries of the frame index that may wait for the recorder: at 60 fps more than 15 s.
@@ -113,6 +116,8 @@ pub struct CameraLine {
     pub frames: FrameMailbox,
     /// To the recorder's index.
     pub index: Counted<IndexEntry>,
+    /// To its video, and from there to the recorder.
+    pub video: Option<VideoLine>,
     /// Sequence number of the next frame; goes on over restarts.
     pub next_seq: AtomicU64,
     /// Stamp of the last frame, nanoseconds; stamps never go back over restarts either.
@@ -123,6 +128,8 @@ pub struct CameraLine {
     pub first_captured_at: AtomicU64,
     /// Stamp of the first frame since the camera was last opened, nanoseconds; 0 before it.
     pub first_since_opened: AtomicU64,
+    /// Times that it was opened.
+    pub lives: AtomicU32,
     opened: Mutex<Option<OpenedCamera>>,
     ring: Mutex<RingPlace>,
     backend: Mutex<Option<BackendInfo>>,
@@ -145,15 +152,18 @@ impl CameraLine {
         } else {
             FrameMailbox::Latest(Latest::new())
         };
+        let video = plan.video.is_some().then(VideoLine::new);
         Self {
             plan,
             frames,
+            video,
             index: Counted::new(INDEX_CAPACITY),
             next_seq: AtomicU64::new(0),
             last_captured_at: AtomicU64::new(0),
             last_good_at: AtomicU64::new(0),
             first_captured_at: AtomicU64::new(0),
             first_since_opened: AtomicU64::new(0),
+            lives: AtomicU32::new(0),
             opened: Mutex::new(None),
             ring: Mutex::new(RingPlace::default()),
             backend: Mutex::new(None),
@@ -177,8 +187,12 @@ impl CameraLine {
 
     /// Whether every consumer that must get every frame has room for one more.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match (self.frames.poll_room(cx), self.index.poll_ready(cx)) {
-            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(()),
+        let video = match &self.video {
+            Some(video) if video.is_wanted() => video.frames.poll_ready(cx),
+            _ => Poll::Ready(()),
+        };
+        match (self.frames.poll_room(cx), self.index.poll_ready(cx), video) {
+            (Poll::Ready(()), Poll::Ready(()), Poll::Ready(())) => Poll::Ready(()),
             _ => Poll::Pending,
         }
     }
@@ -344,6 +358,30 @@ impl DataPlane {
     pub fn settle_frames(&self) {
         for line in &self.cameras {
             while let Some(rest) = line.frames.try_recv() {
+                rest.ticket.dropped(DropReason::Unfinished);
+            }
+        }
+    }
+
+    /// Has the video of every camera that has one written beside this recording, from now on.
+    pub fn begin_video(&self, job: VideoJob) {
+        let job = Arc::new(job);
+        for video in self.cameras.iter().filter_map(|line| line.video.as_ref()) {
+            video.begin(Arc::clone(&job));
+        }
+    }
+
+    /// No camera offers frames to its video any more; what waits there is still written.
+    pub fn end_video(&self) {
+        for video in self.cameras.iter().filter_map(|line| line.video.as_ref()) {
+            video.refuse();
+        }
+    }
+
+    /// Settles frames that no video came for. Called when cameras and videos are at rest.
+    pub fn settle_video(&self) {
+        for video in self.cameras.iter().filter_map(|line| line.video.as_ref()) {
+            while let Some(rest) = video.frames.try_recv() {
                 rest.ticket.dropped(DropReason::Unfinished);
             }
         }

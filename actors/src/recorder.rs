@@ -32,13 +32,17 @@ use crate::messages::{CameraGap, Event, EventKind, FacesNamed, IndexEntry, Parti
 use crate::plane::{CameraLine, DataPlane, INDEX_CAPACITY, OpenedCamera, RecordingStatus};
 use crate::session_file::{
     CameraHeader, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
-    ledger_item, quality_item,
+    VideoRow, ledger_item, quality_item,
 };
 use crate::timing::{Figures, Timing};
 use crate::verdict::ReasonCode;
+use crate::video::{self, VideoJob};
 
 /// Index entries taken in one go before other messages have their turn.
 const INDEX_BATCH: usize = 256;
+
+/// Reserves of the session file that must be free for video: it ends before the session file has to.
+const VIDEO_RESERVES: u64 = 2;
 
 /// How often the ledger, a pair of clocks and the cameras' timing are written while a session runs.
 const CHECKPOINT: Duration = Duration::from_secs(60);
@@ -139,6 +143,8 @@ pub struct RecorderActor {
     file: Option<OpenFile>,
     files: u32,
     index: Vec<MailboxStream<IndexEntry>>,
+    /// Of cameras that have video.
+    video: Vec<(CameraId, MailboxStream<VideoRow>)>,
     timing: Timing,
     names: Vec<String>,
     checkpoint_at: Timestamp,
@@ -164,6 +170,7 @@ impl RecorderActor {
             file: None,
             files: 0,
             index: Vec::new(),
+            video: Vec::new(),
             timing: Timing::new(&[]),
             names,
             checkpoint_at: Timestamp(0),
@@ -188,6 +195,7 @@ impl RecorderActor {
             Ok(Err(error)) => Ok(with_causes(&error)),
             Err(panic) => Err(panic),
         };
+        self.plane.end_video();
         let path = file.path.clone();
         let text = match &cause {
             Ok(cause) | Err(cause) => format!("recording: {cause}"),
@@ -280,6 +288,10 @@ impl RecorderActor {
             file_bytes: 0,
             free_bytes: 0,
         }));
+        self.plane.begin_video(VideoJob {
+            session_file: path.clone(),
+            reserve_bytes: VIDEO_RESERVES * self.plan.options.reserve_bytes,
+        });
         self.file = Some(file);
         info!(path = %path.display(), "recording");
         Ok(RecordingStarted { path, at, number })
@@ -341,7 +353,10 @@ fn for_ledger_rows(
         let driver_lost = camera.driver_lost.saturating_sub(before.driver_lost);
         for (k, consumer) in Consumer::ALL.into_iter().enumerate() {
             let (counts, before) = (&camera.consumers[k], &before.consumers[k]);
-            let captured = camera.captured.saturating_sub(before.settled());
+            let captured = counts.captured.saturating_sub(before.settled());
+            if counts.captured == 0 && !Consumer::ALWAYS.contains(&consumer) {
+                continue;
+            }
             row(name, consumer.name(), ledger_item::CAPTURED, captured);
             let delivered = counts.delivered.saturating_sub(before.delivered);
             row(name, consumer.name(), ledger_item::DELIVERED, delivered);
@@ -366,7 +381,7 @@ fn for_under_way_rows(
 ) {
     for (camera, name) in snapshot.cameras.iter().zip(names) {
         for (consumer, counts) in Consumer::ALL.into_iter().zip(&camera.consumers) {
-            let under_way = camera.captured.saturating_sub(counts.settled());
+            let under_way = counts.captured.saturating_sub(counts.settled());
             if under_way > 0 {
                 row(name, consumer.name(), ledger_item::UNDER_WAY, under_way);
             }
@@ -417,12 +432,18 @@ fn create(
     // One header for each camera, in the order of their ids: rows find their camera's tables by that.
     let opened: Vec<_> = plane.cameras.iter().map(CameraLine::opened).collect();
     let described: Vec<_> = opened.iter().map(|opened| describe(opened.as_ref())).collect();
+    let videos: Vec<_> = plane
+        .cameras
+        .iter()
+        .zip(&described)
+        .map(|(line, (layout, ..))| video::description(line.plan.video.as_ref(), layout, &line.plan.name))
+        .collect();
     let cameras: Vec<_> = plane
         .cameras
         .iter()
         .zip(first_seq)
-        .zip(opened.iter().zip(&described))
-        .map(|((line, &first_seq), (opened, (layout, device, stamps)))| {
+        .zip(opened.iter().zip(&described).zip(&videos))
+        .map(|((line, &first_seq), ((opened, (layout, device, stamps)), video))| {
             let info = opened.as_ref().map(|opened| &opened.info);
             CameraHeader {
                 name: &line.plan.name,
@@ -434,6 +455,7 @@ fn create(
                 fps: info.map(|info| info.fps),
                 controls: info.map_or(&[], |info| &info.controls),
                 stamp_offset: opened.as_ref().and_then(|opened| opened.stamp_offset),
+                video,
             }
         })
         .collect();
@@ -502,6 +524,9 @@ impl Actor for RecorderActor {
         self.timing = Timing::new(&rates);
         ctx.run_interval(CHECKPOINT, Self::report_timing);
         self.index = self.plane.cameras.iter().map(|line| line.index.stream()).collect();
+        let videos = self.plane.camera_ids().zip(&self.plane.cameras);
+        let videos = videos.filter_map(|(id, line)| Some((id, line.video.as_ref()?.rows.stream())));
+        self.video = videos.collect();
         self.lifeline.started();
         ctx.spawn(IndexLoop);
     }
@@ -563,7 +588,7 @@ impl OpenFile {
 }
 
 impl RecorderActor {
-    /// Takes one entry of any camera; false when there is none.
+    /// Takes one entry of any camera's index or video; false when there is none.
     fn take_index_entry(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
         for camera in 0..self.index.len() {
             if let Poll::Ready(Some(entry)) = Pin::new(&mut self.index[camera]).poll_next(task) {
@@ -573,6 +598,18 @@ impl RecorderActor {
                 } else {
                     entry.ticket.dropped(DropReason::Failed);
                 }
+                return true;
+            }
+        }
+        self.take_video_row(ctx, task)
+    }
+
+    /// Takes one row of any camera's video; false when there is none.
+    fn take_video_row(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
+        for at in 0..self.video.len() {
+            if let Poll::Ready(Some(row)) = Pin::new(&mut self.video[at].1).poll_next(task) {
+                let camera = self.video[at].0;
+                self.write(ctx, |file, _, _| file.writer.append_video(camera, row));
                 return true;
             }
         }
@@ -686,6 +723,8 @@ impl Handler<EndRecording> for RecorderActor {
                 break;
             }
         }
+        // Video has ended: these are all.
+        while self.take_video_row(ctx, &mut task) {}
         self.report_timing(ctx);
         self.close()
     }

@@ -39,6 +39,7 @@ use crate::supervisor::{
     Change, ChildChanged, ChildSpec, CountAbandoned, Factory, StartChild, StopChild, SupervisorActor,
 };
 use crate::verdict::{ReasonCode, Verdict};
+use crate::video::{StopVideo, VideoActor};
 
 /// How long a child may take to end before it is abandoned.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,6 +63,12 @@ const WATCH_OTHERS: WatchPolicy = WatchPolicy {
     silent_for: Duration::from_secs(30),
     when_hung: WhenHung::Escalate,
 };
+
+/// A disk that stands still for long costs the video of its camera, and nothing else.
+const WATCH_VIDEO: WatchPolicy = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
+
+/// Longer than an encoder may stand still, so that it is the video that says so.
+const VIDEO_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How often it is looked whether every camera has sent its first frame, and for how long.
 const FIRST_FRAMES_LOOK: Duration = Duration::from_millis(20);
@@ -306,6 +313,7 @@ enum Recording {
 struct Cast {
     supervisor: Addr<SupervisorActor>,
     cameras: Vec<Port<CameraActor>>,
+    videos: Vec<Port<VideoActor>>,
     participants: Port<ParticipantsActor>,
     outputs: Outputs,
 }
@@ -316,6 +324,7 @@ impl Cast {
         Self {
             supervisor: SupervisorActor::new(Arc::clone(&plane.clock), listener).start(),
             cameras: plane.cameras.iter().map(|_| Port::new()).collect(),
+            videos: plane.cameras.iter().map(|_| Port::new()).collect(),
             participants: Port::new(),
             outputs: Outputs::default(),
         }
@@ -359,6 +368,40 @@ impl Cast {
             port.born(start_on_thread("yq-participants", lifeline, make))
         });
         ChildSpec { id: ChildId::Participants, policy: plan.restarts, watch: WATCH_OTHERS, factory }
+    }
+
+    fn video_spec(
+        &self,
+        plan: &SessionPlan,
+        plane: &Arc<DataPlane>,
+        id: CameraId,
+        events: Recipient<Event>,
+    ) -> ChildSpec {
+        let (plane, port) = (Arc::clone(plane), self.videos[usize::from(id.0)].clone());
+        let thread = format!("yq-video-{}", plane.camera(id).plan.name);
+        let factory: Factory = Box::new(move |lifeline| {
+            let (plane, events) = (Arc::clone(&plane), events.clone());
+            let make = move |lifeline| VideoActor::new(id, plane, events, lifeline);
+            port.born(start_on_thread(&thread, lifeline, make))
+        });
+        ChildSpec { id: ChildId::Video(id), policy: plan.restarts, watch: WATCH_VIDEO, factory }
+    }
+
+    /// Finishes the videos of the recording that ends.
+    async fn stop_video(&self, plane: &DataPlane) {
+        plane.end_video();
+        let stopping: Vec<_> = videos(plane)
+            .filter_map(|id| Some((id, self.videos[usize::from(id.0)].get()?.send(StopVideo))))
+            .collect();
+        for (id, stopped) in stopping {
+            if actix_rt::time::timeout(VIDEO_PATIENCE, stopped).await.is_err() {
+                let text = format!(
+                    "{} did not end within {VIDEO_PATIENCE:?}",
+                    child_name(plane, ChildId::Video(id))
+                );
+                plane.findings.add(ReasonCode::StopFailed, plane.clock.now(), text);
+            }
+        }
     }
 
     fn recorder_spec(
@@ -421,6 +464,11 @@ impl Cast {
         self.start_child(self.recorder_spec(plan, plane, session.clone().recipient()))
             .await
             .map_err(failed)?;
+        for id in videos(plane) {
+            self.start_child(self.video_spec(plan, plane, id, session.clone().recipient()))
+                .await
+                .map_err(|cause| StartError::Internal { cause })?;
+        }
         let mut recording = None;
         if let Some(request) = plan.record_from_start.clone() {
             recording = Some(self.begin_recording(request).await.map_err(failed)?);
@@ -443,8 +491,9 @@ impl Cast {
         recorder.send(BeginRecording(request)).await.unwrap_or_else(|gone| Err(gone.to_string()))
     }
 
-    /// Has the file closed; nothing without one.
-    async fn end_recording(&self) -> Result<Option<Summary>, String> {
+    /// Has video finished and the file closed; nothing without one.
+    async fn end_recording(&self, plane: &DataPlane) -> Result<Option<Summary>, String> {
+        self.stop_video(plane).await;
         let Some(recorder) = self.outputs.recorder.get() else { return Ok(None) };
         match actix_rt::time::timeout(CLOSING_PATIENCE, recorder.send(EndRecording)).await {
             Ok(closed) => closed.unwrap_or(Ok(None)),
@@ -475,9 +524,19 @@ impl Cast {
                 }
             }
         }
+        self.stop_video(plane).await;
+        for id in videos(plane).map(ChildId::Video) {
+            if let Err(trouble) =
+                self.stop_child(id, PATIENCE).await.unwrap_or_else(|gone| Err(gone.to_string()))
+            {
+                troubles.push(format!("{} {trouble}", child_name(plane, id)));
+            }
+        }
         plane.settle_frames();
+        plane.settle_video();
         if self.abandoned().await > 0 {
             plane.ledger.give_up(Consumer::Pipeline);
+            plane.ledger.give_up(Consumer::Video);
         }
         troubles
     }
@@ -493,7 +552,7 @@ impl Cast {
 
     /// Closes the file, if there is one, and leaves nothing in shared memory.
     async fn finish(&self, plane: &DataPlane) -> Result<Option<Summary>, String> {
-        let closed = self.end_recording().await;
+        let closed = self.end_recording(plane).await;
         // It has done its work; what it says after that changes nothing.
         self.stop_child(ChildId::Recorder, PATIENCE).await.ok();
         plane.settle_index();
@@ -516,10 +575,16 @@ async fn awaited<F: Future>(answer: F, mut news: impl FnMut()) -> F::Output {
     }
 }
 
+/// Cameras that have video.
+fn videos(plane: &DataPlane) -> impl Iterator<Item = CameraId> {
+    plane.camera_ids().filter(|&id| plane.camera(id).video.is_some())
+}
+
 /// A child as people call it.
 fn child_name(plane: &DataPlane, id: ChildId) -> String {
     match id {
         ChildId::Camera(camera) => format!("camera {}", plane.camera(camera).plan.name),
+        ChildId::Video(camera) => format!("video {}", plane.camera(camera).plan.name),
         other => other.to_string(),
     }
 }
@@ -644,7 +709,8 @@ impl SessionActor {
                 let Some(cast) = self.cast.clone() else { return };
                 let path = path.clone();
                 self.recording = Recording::Closing;
-                let ending = async move { cast.end_recording().await };
+                let plane = Arc::clone(&self.plane);
+                let ending = async move { cast.end_recording(&plane).await };
                 ctx.spawn(actix::fut::wrap_future::<_, Self>(ending).map(move |closed, session, ctx| {
                     session.recording = Recording::On(path);
                     let outcome = session.recording_closed(ctx, closed);
@@ -693,6 +759,10 @@ impl SessionActor {
         self.degrade(ReasonCode::RecordingFailed, format!("recording: {cause}"));
         self.emit(ctx, "session", EventKind::RecordingFailed, json!({ "path": path, "cause": cause }));
         self.recordings.push(RecordingReport { path, outcome: Err(cause.to_owned()) });
+        if let Some(cast) = self.cast.clone().filter(|_| self.state == State::Running) {
+            let plane = Arc::clone(&self.plane);
+            ctx.spawn(actix::fut::wrap_future(async move { cast.stop_video(&plane).await }));
+        }
     }
 
     fn begin_stop(&mut self, ctx: &mut Context<Self>, reason: &str) {
@@ -1004,6 +1074,10 @@ impl Handler<Event> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, event: Event, ctx: &mut Self::Context) {
+        if event.kind == EventKind::VideoFailed {
+            let cause = event.detail["cause"].as_str().unwrap_or_default();
+            self.degrade(ReasonCode::VideoFailed, format!("{} ended early: {cause}", event.source));
+        }
         self.publish(ctx, event);
     }
 }

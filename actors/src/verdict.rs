@@ -29,6 +29,8 @@ pub enum ReasonCode {
     StopFailed,
     /// A file could not be written, or not to its end.
     RecordingFailed,
+    /// A camera's video ended before the recording did.
+    VideoFailed,
     /// The ledger does not add up: an error of this program.
     LedgerImbalance,
 }

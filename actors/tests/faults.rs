@@ -377,7 +377,7 @@ fn a_slow_pipeline_costs_a_live_camera_old_frames_and_the_index_none() {
     stub.gate().open_for_good();
     settled(&session, 0, 51);
     let (report, inspection) = setup.finish(session);
-    let [pipeline, index] = report.cameras[0].ledger.consumers;
+    let [pipeline, index, ..] = report.cameras[0].ledger.consumers;
     assert_eq!((pipeline.delivered, dropped(&pipeline, DropReason::Replaced)), (2, 49), "first and newest");
     assert_eq!(index.delivered, 51);
     assert_eq!(report.degraded, [""; 0], "that is what live means");
@@ -404,7 +404,7 @@ fn without_a_free_slot_frames_are_counted_and_indexed() {
     stub.gate().open_for_good();
     settled(&session, 0, 22);
     let (report, _) = setup.finish(session);
-    let [pipeline, index] = report.cameras[0].ledger.consumers;
+    let [pipeline, index, ..] = report.cameras[0].ledger.consumers;
     assert_eq!(pipeline.delivered + pipeline.dropped_total(), 22);
     assert_eq!(index.delivered, 22, "a frame without a picture is a frame");
 }
@@ -423,7 +423,7 @@ fn a_pipeline_that_panics_loses_what_it_holds_and_nothing_else() {
     settled(&session, 0, 12);
     let (report, inspection) = setup.finish(session);
     let inspection = inspection.unwrap();
-    let [pipeline, index] = report.cameras[0].ledger.consumers;
+    let [pipeline, index, ..] = report.cameras[0].ledger.consumers;
     let of = |reason| dropped(&pipeline, reason);
     assert_eq!(
         (of(DropReason::Crashed), of(DropReason::Undecodable), of(DropReason::Failed)),
@@ -492,7 +492,7 @@ fn a_pipeline_that_loses_its_device_goes_on_with_another() {
     one_by_one(&session, &right, 1, 4);
     let (report, inspection) = setup.finish(session);
     let inspection = inspection.unwrap();
-    let [pipeline, index] = report.cameras[0].ledger.consumers;
+    let [pipeline, index, ..] = report.cameras[0].ledger.consumers;
     assert_eq!((pipeline.delivered, dropped(&pipeline, DropReason::Failed), index.delivered), (6, 1, 7));
     assert_eq!(report.cameras[1].ledger.consumers[0].delivered, 4);
     assert_says(&report, "pipeline 0 failed: device lost in pipeline stage landmarks: scripted");
@@ -519,7 +519,7 @@ fn a_pipeline_that_nothing_can_replace_ends_the_session_with_a_whole_file() {
     let report = session.wait(PATIENCE).expect("it ends by itself");
     assert_eq!(report.stop_reason, "pipeline 0 failed for good");
     assert_says(&report, "pipeline 0 failed for good: the device was lost");
-    let [pipeline, index] = report.cameras[0].ledger.consumers;
+    let [pipeline, index, ..] = report.cameras[0].ledger.consumers;
     assert_eq!((pipeline.delivered, dropped(&pipeline, DropReason::Failed), index.delivered), (3, 1, 4));
     assert_eq!(report.imbalances, []);
     assert!(report.recordings[0].outcome.as_ref().unwrap().complete);
@@ -572,7 +572,7 @@ fn a_panic_between_pipeline_and_result_costs_one_frame() {
     settled(&session, 0, 10);
     assert!(!armed.is_armed());
     let (report, _) = setup.finish(session);
-    let [pipeline, index] = report.cameras[0].ledger.consumers;
+    let [pipeline, index, ..] = report.cameras[0].ledger.consumers;
     assert_eq!((pipeline.delivered, dropped(&pipeline, DropReason::Crashed)), (9, 1));
     assert_eq!(index.delivered, 10);
     assert_says(&report, "pipeline 0 failed: panic: injected fault at pipeline:collected");
@@ -664,7 +664,7 @@ fn check_recorder_fault(point: &'static str, passes: u32) {
     assert!(rows.iter().enumerate().all(|(k, row)| row.seq == k as u64));
     let inspection = reader.inspect(100).unwrap();
     assert!(inspection.stop.is_none(), "the file does not claim a good end");
-    let [pipeline, index] = report.cameras[0].ledger.consumers;
+    let [pipeline, index, ..] = report.cameras[0].ledger.consumers;
     assert!(pipeline.delivered >= 10 && index.delivered >= 10);
 }
 
@@ -798,7 +798,7 @@ fn a_failure_while_stopping_is_in_report_and_file() {
     let (report, inspection) = setup.finish(session);
     assert_says(&report, "pipeline 0 failed: panic: scripted");
     assert_eq!(verdict(&inspection.unwrap())["state"], "degraded");
-    let [pipeline, _] = report.cameras[0].ledger.consumers;
+    let [pipeline, _, ..] = report.cameras[0].ledger.consumers;
     assert_eq!((dropped(&pipeline, DropReason::Crashed), dropped(&pipeline, DropReason::Unfinished)), (1, 1));
 }
 
@@ -940,7 +940,7 @@ fn a_pipeline_that_hangs_is_replaced_and_its_frame_accounted_for() {
     source.frames(1);
     until("the next pipeline has the next frame", || stub.entered() == 2);
     let (report, inspection) = setup.finish(session);
-    let [pipeline, index] = report.cameras[0].ledger.consumers;
+    let [pipeline, index, ..] = report.cameras[0].ledger.consumers;
     assert_eq!((dropped(&pipeline, DropReason::Crashed), index.delivered), (2, 2), "both hang at the end");
     assert_eq!(report.abandoned_threads, 2);
     assert_eq!(inspection.unwrap().cameras[0].frames, 2);

@@ -186,7 +186,7 @@ fn a_frame_that_is_dropped_allocates_nothing_anywhere() {
     until("all are captured and indexed", || {
         let now = camera(&session, 0);
         now.captured == WARM_UP + FRAMES && {
-            let [_, index] = now.consumers;
+            let [_, index, ..] = now.consumers;
             index.delivered + index.dropped_total() == now.captured
         }
     });

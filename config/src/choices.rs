@@ -152,6 +152,22 @@ choice! {
 }
 
 choice! {
+    /// What a camera's pictures are recorded as, in files beside the session's.
+    VideoCodec {
+        /// Not at all.
+        None = "none",
+        /// H.264, about as good as the picture.
+        H264 = "h264",
+        /// H.265: smaller files for more processor time.
+        H265 = "h265",
+        /// A JPEG a frame; of a camera that sends JPEG, its own pictures byte for byte.
+        Mjpeg = "mjpeg",
+        /// Every pixel as it was (FFV1); of a camera that sends JPEG, its own pictures byte for byte.
+        Lossless = "lossless",
+    }
+}
+
+choice! {
     /// The least important events that are logged.
     LogLevel {
         /// What ends something.

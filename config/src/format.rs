@@ -14,7 +14,7 @@ use youquanti_models::{CameraName, PixelFormat};
 
 use crate::choices::{
     Backend, Compression, Detector, Layout, LogFormat, LogLevel, OnFatal, OnRecordingFailure, Pace,
-    PowerLine, Precision,
+    PowerLine, Precision, VideoCodec,
 };
 use crate::problem::{ConfigErrors, Position, Problem, Source, What};
 use crate::rules;
@@ -69,6 +69,8 @@ table! {
         slots: Int<2, 64> = 8,
         /// The GPU that computes its frames, by its number in `youquanti doctor`. Without it: the GPUs of `[gpu]` in turn. Of no effect on the processor.
         gpu: Option<Ordinal>,
+        /// What its pictures are recorded as, whatever `[recording.video]` says.
+        video: Option<VideoCodec>,
         /// A simulated camera that shows real faces in motion.
         scene: Option<SceneSource>,
         /// A video, a folder of pictures, or a network camera.
@@ -260,6 +262,20 @@ table! {
         reserve: ByteSize = "500MB",
         /// What follows a file that cannot be written to its end, because the disk is full, failed or was taken away. "stop": the session stops. "continue": the session goes on without a file and ends degraded; another recording can be started. In both cases what could be saved is in the file.
         on_failure: OnRecordingFailure = "stop",
+        /// Only what is derived from pictures is recorded: no picture ever reaches a disk. No camera may have video then, and the computer no swap space that is a disk's.
+        derived_only: bool = false,
+        /// The cameras' pictures, in files beside the session's.
+        video: VideoConfig = {},
+    }
+}
+
+table! {
+    /// The cameras' pictures, in files beside the session's.
+    pub struct VideoConfig {
+        /// What pictures are recorded as; a camera's `video` comes first. Everything but a camera's own JPEG needs FFmpeg. When encoder or disk cannot keep up, frames are left out of the video and counted, and nothing else suffers.
+        codec: VideoCodec = "none",
+        /// Whether an encoder of a graphics processor is used for "h264" and "h265" where one works.
+        hardware: bool = true,
     }
 }
 
@@ -296,6 +312,8 @@ pub struct CameraConfig {
     pub slots: Int<2, 64>,
     /// The GPU that computes its frames. Without it: those of [`GpuConfig::devices`] in turn.
     pub gpu: Option<Ordinal>,
+    /// What its pictures are recorded as. Without it: as [`VideoConfig::codec`].
+    pub video: Option<VideoCodec>,
     /// Where its pictures come from.
     pub source: SourceConfig,
 }
@@ -355,7 +373,7 @@ impl CameraConfig {
             (None, None, Some(v4l2)) => SourceConfig::V4l2(v4l2),
             _ => return None,
         };
-        Some(Self { name: raw.name, slots: raw.slots, gpu: raw.gpu, source })
+        Some(Self { name: raw.name, slots: raw.slots, gpu: raw.gpu, video: raw.video, source })
     }
 }
 
@@ -424,6 +442,11 @@ const DEMO: &str = include_str!("../examples/demo.toml");
 const LONGEST_FILE: u64 = 1 << 20;
 
 impl Config {
+    /// What a camera's pictures are recorded as.
+    pub fn video_of(&self, camera: &CameraConfig) -> VideoCodec {
+        camera.video.unwrap_or(self.recording.video.codec)
+    }
+
     /// Reads a configuration; `file` is the name that messages use.
     ///
     /// # Errors

@@ -18,12 +18,12 @@ mod values;
 
 pub use choices::{
     Backend, Compression, Detector, Layout, LogFormat, LogLevel, OnFatal, OnRecordingFailure, Pace,
-    PowerLine, Precision,
+    PowerLine, Precision, VideoCodec,
 };
 pub use format::{
     CameraConfig, Config, ControlsConfig, FileSource, GpuConfig, LogConfig, ParticipantsConfig,
     PipelineConfig, RecordingConfig, SceneSource, SessionConfig, SourceConfig, SupervisionConfig,
-    UsualControls, V4l2Source,
+    UsualControls, V4l2Source, VideoConfig,
 };
 pub use problem::{ConfigErrors, Position, Problem};
 pub use schema::schema;

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 use youquanti_models::CameraName;
 
-use crate::choices::{Backend, Detector, Pace, Precision};
+use crate::choices::{Backend, Detector, Pace, Precision, VideoCodec};
 use crate::format::{PipelineConfig, SupervisionConfig, find, table_label};
 use crate::table::{At, Key, Leaf, Problems};
 use crate::values::{DetectorSize, DeviceSelector, Gpus, Int, Ordinal, ParticipantName, Period};
@@ -25,6 +25,7 @@ pub(crate) fn check(root: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) {
     rules.precision();
     rules.participants();
     rules.backoff();
+    rules.derived_only();
 }
 
 struct Rules<'r, 'p> {
@@ -209,6 +210,23 @@ impl Rules<'_, '_> {
             self.report(first, &format!("is longer than backoff_longest = \"{longest_wait}\""), "shorten it");
         } else {
             self.report(longest, &format!("is shorter than backoff_first = \"{first_wait}\""), "lengthen it");
+        }
+    }
+
+    /// Who says that no picture reaches a disk asks for no video.
+    fn derived_only(&mut self) {
+        if self.written("recording.derived_only") != Some(true) {
+            return;
+        }
+        let cameras = (0..self.cameras()).map(|camera| format!("camera[{camera}].video"));
+        for path in std::iter::once("recording.video.codec".to_owned()).chain(cameras) {
+            if self.written::<VideoCodec>(&path).is_some_and(|codec| codec != VideoCodec::None) {
+                let phrase = format!(
+                    "does not go with derived_only = true, on line {}",
+                    self.line("recording.derived_only")
+                );
+                self.report(&path, &phrase, "write \"none\" or remove it, or remove derived_only");
+            }
         }
     }
 

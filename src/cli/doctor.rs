@@ -47,7 +47,7 @@ pub(crate) fn execute(args: &Args) -> Exit {
     ];
     findings.extend(cuda(&machine.cuda));
     findings.push(Finding { what: "backend auto", works: None, is: backend::auto() });
-    findings.push(match youquanti::actors::capture::file::find_ffmpeg() {
+    findings.push(match youquanti::actors::ffmpeg::find() {
         Ok(path) => Finding { what: "FFmpeg", works: None, is: path.display().to_string() },
         Err(error) => Finding { what: "FFmpeg", works: None, is: format!("{error}; needed for video files") },
     });

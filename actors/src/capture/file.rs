@@ -1,6 +1,6 @@
 //! File: anything that FFmpeg reads (a video, a folder of pictures, a network address) as a camera.
 //!
-//! Owns an `ffmpeg` child process, from its start to its reaping, and reads its raw frames from a pipe
+//! Owns an `ffmpeg` child process, and reads its raw frames from a pipe
 //! straight into the slot. Never decodes, never keeps a frame, never leaves a process behind.
 //!
 //! Frames are counted, not stamped by their presentation times: frame n is at n / fps of the stream's
@@ -9,23 +9,23 @@
 //! no duration) is not paced at all: its frames are stamped when they arrive.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{ChildStderr, Stdio};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, Sleep};
 use youquanti_models::{Clock, FrameFlags, PictureLayout, PixelFormat, Timestamp};
+
+use crate::ffmpeg::{Ffmpeg, Log, PIPE_BYTES, poll_read, programs};
 
 use super::{Asked, CaptureDevice, CaptureError, Captured, DeviceInfo, Pace, Pacer, StampSource};
 
@@ -71,9 +71,6 @@ impl FileOptions {
 /// Frames a second of a stream that declares none, and of pictures.
 const DEFAULT_FPS: f64 = 25.0;
 
-/// Bytes that a pipe may hold: fewer switches between the two processes. What Linux allows anybody.
-const PIPE_BYTES: usize = 1 << 20;
-
 /// What FFmpeg says before the first frame.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Header {
@@ -117,125 +114,22 @@ fn exact_rate(printed: &str) -> Option<f64> {
     (exact.is_finite() && exact > 0.0).then_some(exact)
 }
 
-/// What FFmpeg writes on its error output: the lines before the first frame, then its last complaints.
-#[derive(Debug, Default)]
-struct Log {
-    line: Vec<u8>,
-    complaints: Vec<String>,
-}
-
-impl Log {
-    /// Complaints and bytes of a line that are kept.
-    const LINES: usize = 5;
-    const LINE_BYTES: usize = 500;
-
-    /// Takes bytes as they come, and gives each whole line to `each` without its level.
-    fn take(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
-        for &byte in bytes {
-            if byte != b'\n' && byte != b'\r' {
-                if self.line.len() < Self::LINE_BYTES {
-                    self.line.push(byte);
-                }
-                continue;
-            }
-            let line = String::from_utf8_lossy(&self.line).into_owned();
-            self.line.clear();
-            each(&line);
-            let complaint = ["[error] ", "[fatal] "].into_iter().find_map(|level| line.split_once(level));
-            if let Some((_, complaint)) = complaint
-                && !self.complaints.iter().any(|c| c == complaint)
-            {
-                if self.complaints.len() == Self::LINES {
-                    self.complaints.remove(0);
-                }
-                self.complaints.push(complaint.to_owned());
-            }
-        }
+/// Starts FFmpeg on the input.
+fn start(options: &FileOptions) -> Result<Ffmpeg, CaptureError> {
+    let folder = Path::new(&options.input).is_dir();
+    let list = if folder { picture_list(Path::new(&options.input))? } else { String::new() };
+    let mut child = Ffmpeg::start(&programs(options.ffmpeg.as_deref()), |command| {
+        command
+            .args(arguments(options, folder))
+            .stdin(if folder { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+    })?;
+    if let Some(mut stdin) = child.0.stdin.take() {
+        // A child that ended already says why on its error output.
+        stdin.write_all(list.as_bytes()).ok();
     }
-
-    fn text(&self) -> Option<String> {
-        (!self.complaints.is_empty()).then(|| self.complaints.join("; "))
-    }
-}
-
-/// The child. Invariant: killed and reaped when dropped.
-struct Ffmpeg(Child);
-
-impl Drop for Ffmpeg {
-    fn drop(&mut self) {
-        // Both fail only on a child that was reaped already.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-impl Ffmpeg {
-    /// Starts the first of the programs that is there.
-    fn start(options: &FileOptions) -> Result<Self, CaptureError> {
-        let programs = programs(options.ffmpeg.as_deref());
-        let folder = Path::new(&options.input).is_dir();
-        let list = if folder { picture_list(Path::new(&options.input))? } else { String::new() };
-        let mut missing = Vec::new();
-        for program in programs {
-            let spawned = Command::new(&program)
-                .args(arguments(options, folder))
-                .stdin(if folder { Stdio::piped() } else { Stdio::null() })
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn();
-            match spawned {
-                Ok(mut child) => {
-                    if let Some(mut stdin) = child.stdin.take() {
-                        // A child that ended already says why on its error output.
-                        stdin.write_all(list.as_bytes()).ok();
-                    }
-                    return Ok(Self(child));
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    missing.push(program.display().to_string());
-                }
-                Err(source) => return Err(CaptureError::Driver { call: "ffmpeg", source }),
-            }
-        }
-        Err(no_ffmpeg(&missing))
-    }
-}
-
-/// Where FFmpeg may be, best first.
-fn programs(named: Option<&Path>) -> Vec<PathBuf> {
-    match (named, env::var_os("YOUQUANTI_FFMPEG")) {
-        (Some(program), _) => vec![program.to_owned()],
-        (None, Some(program)) => vec![program.into()],
-        (None, None) => {
-            let executable = env::current_exe().unwrap_or_default();
-            let environments = executable.ancestors().skip(1).map(|folder| folder.join(".venv/bin/ffmpeg"));
-            let environments = environments.filter(|program| program.exists());
-            ["ffmpeg".into(), ".venv/bin/ffmpeg".into()].into_iter().chain(environments).collect()
-        }
-    }
-}
-
-fn no_ffmpeg(missing: &[String]) -> CaptureError {
-    CaptureError::Setup {
-        what: "ffmpeg",
-        asked: missing.join(" or "),
-        got: "no such program: install FFmpeg, or name it in YOUQUANTI_FFMPEG".into(),
-    }
-}
-
-/// The FFmpeg that sources run, found as they find it.
-///
-/// # Errors
-/// [`CaptureError::Setup`] when there is none that starts.
-pub fn find_ffmpeg() -> Result<PathBuf, CaptureError> {
-    let programs = programs(None);
-    let starts = |program: &&PathBuf| {
-        let version = Command::new(program).arg("-version").stdin(Stdio::null()).output();
-        version.is_ok_and(|output| output.status.success())
-    };
-    programs.iter().find(starts).cloned().ok_or_else(|| {
-        no_ffmpeg(&programs.iter().map(|program| program.display().to_string()).collect::<Vec<_>>())
-    })
+    Ok(child)
 }
 
 fn is_address(input: &str) -> bool {
@@ -357,7 +251,7 @@ impl FileSource {
         if !is_address(&options.input) && !Path::new(&options.input).exists() {
             return Err(setup("file", options.input, "no such file or folder"));
         }
-        let mut child = Ffmpeg::start(&options)?;
+        let mut child = start(&options)?;
         let (Some(stdout), Some(mut stderr)) = (child.0.stdout.take(), child.0.stderr.take()) else {
             return Err(CaptureError::Driver { call: "ffmpeg", source: io::ErrorKind::BrokenPipe.into() });
         };
@@ -444,13 +338,6 @@ impl FileSource {
             _ => CaptureError::Ended { frames: self.read, note },
         }
     }
-}
-
-/// Bytes that are in the pipe, into `target`; 0 at its end.
-fn poll_read(pipe: &mut Receiver, cx: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
-    let mut target = ReadBuf::new(target);
-    ready!(Pin::new(pipe).poll_read(cx, &mut target))?;
-    Poll::Ready(Ok(target.filled().len()))
 }
 
 /// Reads FFmpeg's error output up to the line that names size and rate, or to its end.
@@ -566,6 +453,9 @@ impl CaptureDevice for FileSource {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+    use std::process::Command;
+
     use super::super::testing::{TokioClock, capture};
     use super::*;
 
@@ -825,16 +715,5 @@ mod tests {
         assert_eq!(rates, exact);
         assert_eq!(exact_rate("0"), None);
         assert_eq!(exact_rate("many"), None);
-    }
-
-    #[test]
-    fn the_last_complaints_are_kept_once_each() {
-        let mut log = Log::default();
-        for n in [1, 1, 2, 3, 4, 5, 6, 7] {
-            log.take(format!("[mov @ 0x1] [error] fault {n}\n[info] chatter\n").as_bytes(), |_| {});
-        }
-        assert_eq!(log.text().as_deref(), Some("fault 3; fault 4; fault 5; fault 6; fault 7"));
-        log.take(&vec![b'x'; 100_000], |_| {});
-        assert!(log.line.len() <= Log::LINE_BYTES);
     }
 }

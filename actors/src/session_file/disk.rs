@@ -4,12 +4,20 @@
 //! and the reserve itself is given back before closing. It has no name, so a killed program leaves nothing.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
 
 use super::SessionFileError;
+
+/// Free bytes of the disk of a file, for users without privileges.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let stat = statvfs(folder)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
 
 pub(super) struct DiskSpace {
     path: PathBuf,
@@ -55,10 +63,8 @@ impl DiskSpace {
     }
 
     fn free(&self) -> Result<u64, SessionFileError> {
-        let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let stat = statvfs(folder)
-            .map_err(|errno| SessionFileError::FreeSpace { path: self.path.clone(), source: errno.into() })?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        free_bytes(&self.path)
+            .map_err(|source| SessionFileError::FreeSpace { path: self.path.clone(), source })
     }
 
     /// The error that says so.

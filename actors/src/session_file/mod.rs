@@ -17,13 +17,14 @@ use std::path::PathBuf;
 
 use youquanti_models::ids::CameraId;
 
+pub(crate) use disk::free_bytes;
 pub use inspect::{
     CameraInspection, GapInspection, Inspection, LatencyInspection, LedgerInspection, ParticipantInspection,
     QualitySeries, StopInspection,
 };
 pub use reader::{CameraFacts, HeaderFacts, Opened, SessionReader, TextEntry};
 pub use schema::{
-    AskedMode, FORMAT, FaceRow, FrameRow, LATENCY_STAGES, NOT_RUN, ResultRow, VERSION, ledger_item,
+    AskedMode, FORMAT, FaceRow, FrameRow, LATENCY_STAGES, NOT_RUN, ResultRow, VERSION, VideoRow, ledger_item,
     quality_item,
 };
 pub use writer::{

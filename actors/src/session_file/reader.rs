@@ -88,6 +88,8 @@ pub struct CameraFacts {
     pub controls: Vec<ControlReading>,
     /// Stamp minus light, if it was measured: subtract it from stamps.
     pub stamp_offset: Option<StampOffset>,
+    /// Codec and encoder of its video; `none` without, empty in files of earlier builds.
+    pub video: String,
 }
 
 /// A row of `/events` or `/markers` with its text.
@@ -197,7 +199,7 @@ impl SessionReader {
     /// Rows of a camera's frames.
     ///
     /// # Errors
-    /// `OutOfRange`, `Hdf5`; the same for the next five.
+    /// `OutOfRange`, `Hdf5`; the same for all that follow for a camera.
     pub fn frames(&self, camera: usize, rows: Range<u64>) -> Result<Vec<FrameRow>, SessionFileError> {
         self.camera_rows(camera, FRAMES, FRAMES, rows)
     }
@@ -205,6 +207,16 @@ impl SessionReader {
     /// Rows of a camera's analysed frames.
     pub fn results(&self, camera: usize, rows: Range<u64>) -> Result<Vec<ResultRow>, SessionFileError> {
         self.camera_rows(camera, RESULTS, RESULTS, rows)
+    }
+
+    /// Committed frames of a camera's video; 0 for a camera that there is not, and in files of earlier builds.
+    pub fn video_count(&self, camera: usize) -> u64 {
+        self.cameras.get(camera).map_or(0, |facts| self.rows_of(&camera_path(facts, VIDEO)))
+    }
+
+    /// Rows of a camera's video: which frames are where in its files.
+    pub fn video(&self, camera: usize, rows: Range<u64>) -> Result<Vec<VideoRow>, SessionFileError> {
+        self.camera_rows(camera, VIDEO, VIDEO, rows)
     }
 
     /// Rows of a camera's faces.
@@ -418,6 +430,11 @@ fn read_camera(name: &str, group: &Group) -> Result<CameraFacts, SessionFileErro
         fps: read_if_there(group, camera_attribute::FPS)?,
         controls: read_json(group, camera_attribute::CONTROLS)?,
         stamp_offset: read_stamp_offset(group)?,
+        video: if is_there(group, camera_attribute::VIDEO)? {
+            read_text(group, camera_attribute::VIDEO)?
+        } else {
+            String::new()
+        },
     })
 }
 

@@ -121,6 +121,8 @@ pub(super) mod camera_attribute {
     pub(crate) const FPS: &str = "fps";
     /// JSON, a list of [`ControlReading`](crate::capture::ControlReading).
     pub(crate) const CONTROLS: &str = "controls";
+    /// Codec and encoder of its video, `none` without.
+    pub(crate) const VIDEO: &str = "video";
     /// 1: the offset of its stamps was measured.
     pub(crate) const CALIBRATED: &str = "calibrated";
     /// Stamp minus light, seconds: readers subtract it. Like the next four of
@@ -145,6 +147,7 @@ pub(super) const CAMERAS: &str = "cameras";
 pub(super) const FRAMES: &str = "frames";
 pub(super) const RESULTS: &str = "results";
 pub(super) const FACES: &str = "faces";
+pub(super) const VIDEO: &str = "video";
 pub(super) const LANDMARKS: &str = "landmarks";
 pub(super) const BLENDSHAPES: &str = "blendshapes";
 pub(super) const HEAD_POSE: &str = "head_pose";
@@ -190,7 +193,7 @@ pub struct FrameRow {
     pub captured_at_ns: u64,
     /// When the frame reached the process, same clock.
     pub received_at_ns: u64,
-    /// Index of the frame in the video beside the file, −1 without.
+    /// Always −1; which frames are in a video says the table `video`.
     pub video_index: i64,
 }
 
@@ -231,6 +234,22 @@ pub struct FaceRow {
     pub presence: f32,
     /// See [`LATENCY_STAGES`] and [`NOT_RUN`].
     pub latency_us: [u32; 6],
+}
+
+/// A row of `/cameras/<name>/video`: a frame that is in the camera's video. The file of a segment is called like the session
+/// file, with `.<name>.<segment, three digits>.mkv` in place of its ending. Written after the frame: each row has its frame in
+/// the file; a file that was cut off by a kill may have a few frames more than rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub struct VideoRow {
+    /// `seq` of the frame.
+    pub seq: u64,
+    /// The frame's stamp, nanoseconds of `CLOCK_MONOTONIC`. Times in the file are microseconds from that of its first frame.
+    pub captured_at_ns: u64,
+    /// Which file, counted from 0: a new one each time that the camera was opened or its encoder began anew.
+    pub segment: u32,
+    /// Which frame of the file, counted from 0, in its order, which is that of decoding too.
+    pub frame: u32,
 }
 
 /// A row of `/participants`: from `time_ns` on, `track` of `camera` is this participant.
@@ -345,6 +364,7 @@ mod tests {
         check::<FrameRow>();
         check::<ResultRow>();
         check::<FaceRow>();
+        check::<VideoRow>();
         check::<ParticipantRow>();
         check::<TextRow>();
         check::<GapRow>();

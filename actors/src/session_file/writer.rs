@@ -76,6 +76,8 @@ pub struct CameraHeader<'a> {
     pub controls: &'a [ControlReading],
     /// Stamp minus light, if it was measured.
     pub stamp_offset: Option<StampOffset>,
+    /// Codec and encoder of its video; `none` without.
+    pub video: &'a str,
 }
 
 /// Whether faces are compressed.
@@ -176,9 +178,10 @@ enum State {
     Broken,
 }
 
-/// The tables of one camera. Row i of the last four belongs together.
+/// The tables of one camera. Row i of faces, landmarks, blendshapes and head_pose belongs together.
 struct CameraTables {
     frames: Table<FrameRow>,
+    video: Table<VideoRow>,
     results: Table<ResultRow>,
     faces: Table<FaceRow>,
     landmarks: Table<f32>,
@@ -300,6 +303,16 @@ impl SessionWriter {
         };
         let result = camera_of(&mut self.cameras, meta.camera)?.frames.append(&[row]);
         self.note(result, FRAMES)
+    }
+
+    /// Adds a frame of a camera's video, which is in its file.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `UnknownCamera`, `Hdf5`.
+    pub fn append_video(&mut self, camera: CameraId, row: VideoRow) -> Result<(), SessionFileError> {
+        self.admit(size_of::<VideoRow>())?;
+        let result = camera_of(&mut self.cameras, camera)?.video.append(&[row]);
+        self.note(result, VIDEO)
     }
 
     /// Adds the result of an analysed frame, with all its faces; `participants[i]` is who `faces[i]` is.
@@ -551,7 +564,7 @@ impl SessionWriter {
     }
 
     /// Writes and flushes all tables, then the row of `/committed` that makes them count.
-    /// Returns how many rows of frames, results and faces it added.
+    /// Returns how many rows of cameras it added.
     fn commit(&mut self, now: Timestamp, everything: bool) -> Result<u64, SessionFileError> {
         let result = self.try_commit(now, everything);
         if result.is_err() {
@@ -562,7 +575,7 @@ impl SessionWriter {
     }
 
     fn try_commit(&mut self, now: Timestamp, everything: bool) -> Result<u64, SessionFileError> {
-        let before: u64 = self.commit_row.iter().skip(1).take(3 * self.cameras.len()).sum();
+        let before: u64 = self.commit_row.iter().skip(1).take(TABLES_OF_A_CAMERA * self.cameras.len()).sum();
         for camera in &mut self.cameras {
             camera.write_out(now, everything).map_err(failed_to("write rows to", CAMERAS))?;
         }
@@ -585,6 +598,7 @@ impl SessionWriter {
                 camera.frames.written(),
                 camera.results.written(),
                 camera.faces.written(),
+                camera.video.written(),
             ]);
         }
         let after: u64 = self.commit_row.iter().skip(1).sum();
@@ -605,6 +619,9 @@ impl SessionWriter {
         Ok(after - before)
     }
 }
+
+/// Columns of `/committed` for each camera, see [`committed_columns`].
+const TABLES_OF_A_CAMERA: usize = 4;
 
 /// Bytes of a face in all four of its tables.
 const FACE_BYTES: usize =
@@ -630,6 +647,7 @@ impl CameraTables {
         let deflate = compression == Compression::Deflate;
         let tables = Self {
             frames: table(&group, FRAMES, &[], chunk_rows::FRAMES, false)?,
+            video: table(&group, VIDEO, &[], chunk_rows::FRAMES, false)?,
             results: table(&group, RESULTS, &[], chunk_rows::FRAMES, false)?,
             faces: table(&group, FACES, &[], chunk_rows::FACES, deflate)?,
             landmarks: table(&group, LANDMARKS, &[LANDMARK_COUNT, 3], chunk_rows::FACES, deflate)?,
@@ -698,6 +716,7 @@ impl CameraTables {
     /// Hands waiting rows to HDF5; an incomplete compressed chunk only now and then, or for the last time.
     fn write_out(&mut self, now: Timestamp, everything: bool) -> Result<(), hdf5::Error> {
         self.frames.write_out()?;
+        self.video.write_out()?;
         self.results.write_out()?;
         let force = everything || now.0.saturating_sub(self.forced_at.0) >= DEFLATE_HOLD_NANOS;
         if force {
@@ -723,6 +742,7 @@ fn mode_attributes(group: &Group, camera: &CameraHeader<'_>) -> Result<(), Sessi
         number(group, camera_attribute::FPS, fps)?;
     }
     json_attribute(group, camera_attribute::CONTROLS, camera.controls)?;
+    text_attribute(group, camera_attribute::VIDEO, camera.video)?;
     number(group, camera_attribute::CALIBRATED, u8::from(camera.stamp_offset.is_some()))?;
     let Some(offset) = camera.stamp_offset else { return Ok(()) };
     number(group, camera_attribute::OFFSET_MEAN, offset.mean_s)?;
@@ -736,7 +756,7 @@ fn mode_attributes(group: &Group, camera: &CameraHeader<'_>) -> Result<(), Sessi
 
 /// Upper bound of what waits in memory.
 fn buffered_bytes(cameras: usize) -> u64 {
-    let index = chunk_rows::FRAMES * (size_of::<FrameRow>() + size_of::<ResultRow>());
+    let index = chunk_rows::FRAMES * (size_of::<FrameRow>() + size_of::<ResultRow>() + size_of::<VideoRow>());
     let camera = index + chunk_rows::FACES * FACE_BYTES;
     let session = chunk_rows::TEXT + 9 * chunk_rows::SMALL * size_of::<ParticipantRow>();
     (cameras * camera + session) as u64
@@ -749,7 +769,7 @@ fn camera_of(cameras: &mut [CameraTables], camera: CameraId) -> Result<&mut Came
 /// What the columns of `/committed` count. The rows of `faces` count for landmarks, blendshapes and head poses.
 fn committed_columns(cameras: &[CameraHeader<'_>]) -> Vec<String> {
     let of_cameras = cameras.iter().flat_map(|camera| {
-        [FRAMES, RESULTS, FACES].map(|table| format!("/{CAMERAS}/{}/{table}", camera.name))
+        [FRAMES, RESULTS, FACES, VIDEO].map(|table| format!("/{CAMERAS}/{}/{table}", camera.name))
     });
     let of_session = [PARTICIPANTS, MARKERS, EVENTS, GAPS, TEXT, LEDGER, QUALITY, CLOCK, STOP];
     std::iter::once(TIME_COLUMN.to_owned())

@@ -76,6 +76,7 @@ pub(crate) fn create_with_config(
             fps: None,
             controls: &[],
             stamp_offset: None,
+            video: "none",
         })
         .collect();
     cameras[0] = CameraHeader {

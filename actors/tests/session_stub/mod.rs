@@ -179,6 +179,7 @@ impl Source {
             slots: 4,
             lossless: self.pace == Pace::Lossless,
             offsets: Arc::default(),
+            video: None,
         }
     }
 }
@@ -500,7 +501,7 @@ impl Setup {
             let inspection = SessionReader::open(&recording.path).unwrap().inspect(1000).unwrap();
             assert!(inspection.ledger_closes, "{:?}", inspection.ledger);
             for (found, camera) in inspection.cameras.iter().zip(&report.cameras) {
-                let [_, index] = camera.ledger.consumers;
+                let [_, index, ..] = camera.ledger.consumers;
                 if report.recordings.len() == 1 && found.facts.first_seq == 0 {
                     assert_eq!(found.frames, index.delivered, "{}", camera.name);
                 }
