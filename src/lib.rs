@@ -2,7 +2,7 @@
 //!
 //! The library is what the program is made of: [`Session`] runs a configured session on threads of its own,
 //! [`preflight`] says beforehand what would go wrong. Sets no signal handler and no panic hook, prints
-//! nothing, and keeps no global state beyond the one loaded copy of ONNX Runtime and, with the feature `cuda`, the CUDA libraries
+//! nothing, and keeps no global state beyond the one loaded copy of ONNX Runtime and of liblsl, and, with the feature `cuda`, the CUDA libraries
 //! and which GPUs are open or lost.
 //!
 //! ```no_run
@@ -36,4 +36,5 @@ pub use youquanti_actors::session::{
 };
 pub use youquanti_config::{Config, ConfigErrors};
 pub use youquanti_gpu as gpu;
+pub use youquanti_lsl as lsl;
 pub use youquanti_models as models;

@@ -42,6 +42,9 @@ pub fn check(config: &Config) -> Result<Backend, ConfigErrors> {
     if config.recording.derived_only {
         swap(config, &mut problems);
     }
+    if config.lsl.enabled {
+        lsl(config, &mut problems);
+    }
     ConfigErrors::check(backend, problems)
 }
 
@@ -249,6 +252,15 @@ fn processors(config: &Config, backend: &Backend) -> Vec<gpu::Processor> {
             OnFatal::Cpu => vec![gpu::Processor::Gpu, gpu::Processor::Cpu],
             OnFatal::Stop => vec![gpu::Processor::Gpu],
         },
+    }
+}
+
+/// Streaming needs liblsl.
+fn lsl(config: &Config, problems: &mut Vec<Problem>) {
+    if let Err(error) = youquanti_lsl::Lsl::load() {
+        let remedy =
+            "run `make setup`, name the library in YOUQUANTI_LIBLSL, or do without streams: enabled = false";
+        problems.push(config.problem("lsl.enabled", &format!("cannot be: {error}"), remedy));
     }
 }
 

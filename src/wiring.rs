@@ -11,6 +11,7 @@ use youquanti_actors::capture::file::{FileOptions, FileSource};
 use youquanti_actors::capture::scene::{Arrangement, SceneOptions, SceneSource};
 use youquanti_actors::capture::v4l2::{ControlValue, Setting, Usual, V4l2Options, V4l2Source};
 use youquanti_actors::capture::{CaptureDevice, Pace};
+use youquanti_actors::lsl::{LslPlan, MarkerQuery};
 use youquanti_actors::pipeline::{BoxedPipeline, BuildError, BuildPipeline, PipelinePlan};
 use youquanti_actors::plane::{CameraPlan, DataPlane, OpenDevice};
 use youquanti_actors::recorder::{OnFailure, RecordingPlan, RecordingRequest};
@@ -31,6 +32,9 @@ use crate::on_gpu;
 
 /// Where frame rings are made.
 pub(crate) const RING_DIR: &str = "/dev/shm";
+
+/// Program and version, as files and streams name them.
+const SOFTWARE: &str = concat!("youquanti ", env!("CARGO_PKG_VERSION"));
 
 /// Numbers for the tracks of a session: they go on counting whatever becomes of its pipelines.
 pub(crate) fn track_ids(config: &Config) -> Arc<TrackIds> {
@@ -56,6 +60,7 @@ pub(crate) fn plan(
         trace_dir: config.recording.enabled.then(|| config.session.directory.clone()),
         recording: recording(config, clock),
         record_from_start: config.recording.enabled.then(RecordingRequest::default),
+        lsl: config.lsl.enabled.then(|| lsl(config)),
         restarts: RestartPolicy {
             max_restarts: config.supervision.restarts_per_minute.get() as usize,
             window: Duration::from_secs(60),
@@ -66,6 +71,29 @@ pub(crate) fn plan(
         pipeline_timeout: config.supervision.pipeline_timeout.get(),
         ring_dir: PathBuf::from(RING_DIR),
         duration: config.session.duration.map(|duration| duration.get()),
+    }
+}
+
+/// What is sent and received over LSL.
+fn lsl(config: &Config) -> LslPlan {
+    let lsl = &config.lsl;
+    let pattern =
+        |pattern: &Option<config::StreamPattern>| pattern.as_ref().map(|text| text.as_str().to_owned());
+    let query = |markers: &config::MarkersConfig| MarkerQuery {
+        kind: markers.r#type.as_str().to_owned(),
+        name: pattern(&markers.name),
+        source_id: pattern(&markers.source_id),
+    };
+    LslPlan {
+        session_name: config.session.name.to_string(),
+        software: SOFTWARE.to_owned(),
+        native: lsl.profile != config::LslProfile::Youquantipy,
+        youquantipy: lsl.profile != config::LslProfile::Youquanti,
+        mesh: lsl.mesh,
+        quality: lsl.quality,
+        participants: config.participants.expected.map_or(0, |expected| expected.get() as u16),
+        participant_names: participant_names(config),
+        markers: lsl.markers.iter().flatten().map(query).collect(),
     }
 }
 
@@ -363,14 +391,13 @@ pub(crate) fn detector(pipeline: &config::PipelineConfig) -> gpu::Detector {
 
 fn recording(config: &Config, clock: &dyn Clock) -> RecordingPlan {
     let utc = clock.utc();
-    let names = config.participants.names.iter().flatten();
     RecordingPlan {
         directory: config.session.directory.clone(),
         session_id: format!("{}-{:x}", config.session.name, utc.0),
         session_name: config.session.name.to_string(),
         config_text: config.source_text().to_owned(),
-        software: concat!("youquanti ", env!("CARGO_PKG_VERSION")).to_owned(),
-        participant_names: names.map(|name| name.as_str().to_owned()).collect(),
+        software: SOFTWARE.to_owned(),
+        participant_names: participant_names(config),
         flush_interval: config.recording.flush_interval.get(),
         options: SessionOptions {
             compression: match config.recording.compression {
@@ -384,6 +411,11 @@ fn recording(config: &Config, clock: &dyn Clock) -> RecordingPlan {
             config::OnRecordingFailure::Continue => OnFailure::Continue,
         },
     }
+}
+
+/// Names of P1, P2, …, as far as they are given.
+fn participant_names(config: &Config) -> Vec<String> {
+    config.participants.names.iter().flatten().map(|name| name.as_str().to_owned()).collect()
 }
 
 #[cfg(test)]

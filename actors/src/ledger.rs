@@ -149,6 +149,14 @@ impl Ledger {
         self.cameras[usize::from(camera.0)].driver_lost.fetch_add(frames, Relaxed);
     }
 
+    /// Frames of a camera that have no result so far and will have none: dropped in front of the pipeline or in it, or lost by
+    /// the driver.
+    pub fn without_result(&self, camera: CameraId) -> u64 {
+        let counts = &self.cameras[usize::from(camera.0)];
+        let dropped = counts.consumers[Consumer::Pipeline as usize].dropped.iter();
+        counts.driver_lost.load(Relaxed) + dropped.map(|dropped| dropped.load(Relaxed)).sum::<u64>()
+    }
+
     /// The counts now. While frames are under way, `captured` may exceed the sum of the rest.
     pub fn snapshot(&self) -> LedgerSnapshot {
         let cameras = self.cameras.iter().map(|camera| CameraSnapshot {

@@ -14,6 +14,7 @@ pub mod fault;
 pub mod ffmpeg;
 pub mod flight;
 pub mod ledger;
+pub mod lsl;
 pub mod messages;
 pub mod outputs;
 pub mod participants;

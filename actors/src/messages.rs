@@ -91,6 +91,11 @@ fn nanos<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S
     serializer.serialize_u64(at.0)
 }
 
+/// Markers that another program sent over LSL, for the file alone: there may be thousands a second.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Markers(pub Vec<Event>);
+
 /// A camera is away. Sent when that is noticed, and again, with `end`, when it is back or the session ends.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
@@ -160,6 +165,8 @@ pub enum EventKind {
     VideoFailed,
     /// Somebody set a marker.
     Marker,
+    /// A stream of markers of another program was connected, was lost, or sends more than can be recorded.
+    MarkerStream,
     /// The ledger does not add up: an error of this program.
     LedgerImbalance,
 }
@@ -190,6 +197,7 @@ impl EventKind {
             EventKind::VideoEnded => "video_ended",
             EventKind::VideoFailed => "video_failed",
             EventKind::Marker => "marker",
+            EventKind::MarkerStream => "marker_stream",
             EventKind::LedgerImbalance => "ledger_imbalance",
         }
     }
@@ -208,6 +216,8 @@ pub enum ChildId {
     Recorder,
     /// The video of one camera.
     Video(CameraId),
+    /// Streams over LSL.
+    Lsl,
 }
 
 impl fmt::Display for ChildId {
@@ -218,6 +228,7 @@ impl fmt::Display for ChildId {
             ChildId::Participants => f.write_str("participants"),
             ChildId::Recorder => f.write_str("recorder"),
             ChildId::Video(id) => write!(f, "video {id}"),
+            ChildId::Lsl => f.write_str("lsl"),
         }
     }
 }

@@ -1,25 +1,40 @@
 //! Who gets results, events and gaps: every child that records, streams or shows them, in one list.
 //!
-//! Owns the ports of those children, and no thread. Never decides what is sent, and never drops anything: each send waits for room
-//! in the receiver's bounded mailbox. A child that may fall behind takes what it is sent at once and drops for itself, counted.
+//! Owns the ports of those children, and no thread. Never decides what is sent. The recorder gets everything: each send waits for room
+//! in its bounded mailbox. Nobody waits for the streams: what does not fit into their mailbox is dropped and counted.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use actix::prelude::*;
 use tracing::debug;
 
 use crate::child::Port;
+use crate::lsl::LslActor;
 use crate::messages::{CameraGap, Event, FacesNamed};
 use crate::recorder::RecorderActor;
+use crate::stats::StreamCounts;
 
 /// The children that take what a session finds. Clones share the ports.
 #[derive(Clone, Default)]
 pub struct Outputs {
     /// The session file.
     pub recorder: Port<RecorderActor>,
+    /// Streams over LSL.
+    pub lsl: Port<LslActor>,
+    /// Counts what those streams could not take.
+    pub stream_counts: Arc<StreamCounts>,
 }
 
 impl Outputs {
-    /// Hands one frame's named faces to everybody, in turn, waiting for each.
+    /// Hands one frame's named faces to everybody, in turn. Only the recorder is waited for: what the streams cannot take is
+    /// counted.
     pub async fn faces(self, faces: FacesNamed) {
+        if let Some(lsl) = self.lsl.get()
+            && lsl.try_send(faces.clone()).is_err()
+        {
+            self.stream_counts.results_lost.fetch_add(1, Relaxed);
+        }
         if let Some(recorder) = self.recorder.get()
             && recorder.send(faces).await.is_err()
         {
@@ -27,9 +42,18 @@ impl Outputs {
         }
     }
 
-    /// Everybody who wants events.
+    /// Everybody who wants events and is waited for.
     pub fn of_events(&self) -> impl Iterator<Item = Recipient<Event>> {
         self.recorder.get().map(Addr::recipient).into_iter()
+    }
+
+    /// Hands an event to those who are not waited for.
+    pub fn try_event(&self, event: &Event) {
+        if let Some(lsl) = self.lsl.get()
+            && lsl.try_send(event.clone()).is_err()
+        {
+            self.stream_counts.events_lost.fetch_add(1, Relaxed);
+        }
     }
 
     /// Everybody who wants gaps.

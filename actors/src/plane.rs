@@ -5,12 +5,14 @@
 //! Never starts anything and never decides anything.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use youquanti_frames::{Counted, FrameRing, Latest, MailboxStream, RingError, RingOptions};
-use youquanti_models::{BackendInfo, CameraId, CameraName, Clock, PictureLayout, Timestamp};
+use youquanti_models::{
+    BackendInfo, CameraId, CameraName, Clock, FrameMeta, PictureLayout, PixelFormat, Timestamp,
+};
 
 use crate::calibration::{KnownOffset, StampOffset};
 use crate::capture::{CaptureDevice, CaptureError, DeviceInfo};
@@ -18,7 +20,7 @@ use crate::flight::FlightRecorder;
 use crate::ledger::{DropReason, Ledger};
 use crate::messages::{Delivery, IndexEntry};
 use crate::session_file::FlushReport;
-use crate::stats::SessionStats;
+use crate::stats::{SessionStats, StreamCounts};
 use crate::verdict::Findings;
 use crate::video::{VideoJob, VideoLine, VideoPlan};
 
@@ -43,7 +45,7 @@ pub struct CameraPlan {
     pub video: Option<VideoPlan>,
 }
 
-/// Entries of the frame index that may wait for the recorder: at 60 fps more than 15 s.
+/// Entries of the frame index that may wait for the recorder, and facts for the streams: at 60 fps more than 15 s.
 pub(crate) const INDEX_CAPACITY: usize = 1024;
 
 /// Frames that may wait for the pipeline when none may be dropped.
@@ -118,6 +120,8 @@ pub struct CameraLine {
     pub index: Counted<IndexEntry>,
     /// To its video, and from there to the recorder.
     pub video: Option<VideoLine>,
+    /// To the streams: each frame's facts, while [`DataPlane::wants_stream_facts`]; beyond its room they are counted as lost.
+    pub stream_facts: Counted<FrameMeta>,
     /// Sequence number of the next frame; goes on over restarts.
     pub next_seq: AtomicU64,
     /// Stamp of the last frame, nanoseconds; stamps never go back over restarts either.
@@ -158,6 +162,7 @@ impl CameraLine {
             frames,
             video,
             index: Counted::new(INDEX_CAPACITY),
+            stream_facts: Counted::new(INDEX_CAPACITY),
             next_seq: AtomicU64::new(0),
             last_captured_at: AtomicU64::new(0),
             last_good_at: AtomicU64::new(0),
@@ -173,6 +178,12 @@ impl CameraLine {
     /// What the camera was when it was last opened.
     pub fn opened(&self) -> Option<OpenedCamera> {
         lock(&self.opened).clone()
+    }
+
+    /// Size and format of its pictures; an empty picture before it was opened.
+    pub fn opened_layout(&self) -> PictureLayout {
+        let nothing = PictureLayout::packed(0, 0, PixelFormat::Grey);
+        lock(&self.opened).as_ref().map_or(nothing, |opened| opened.layout)
     }
 
     /// The back end that seeks faces in its frames, or did last; `None` until its pipeline was built.
@@ -210,6 +221,10 @@ pub struct DataPlane {
     pub flight: FlightRecorder,
     /// What went wrong so far.
     pub findings: Findings,
+    /// What became of the rows of the streams.
+    pub stream_counts: Arc<StreamCounts>,
+    /// Whether cameras send each frame's facts to the streams: from when those are made.
+    pub wants_stream_facts: AtomicBool,
     /// In the order of the cameras' ids.
     pub cameras: Box<[CameraLine]>,
     /// The session's t0, nanoseconds: 0 until all cameras stream and the barrier is opened.
@@ -258,6 +273,8 @@ impl DataPlane {
             stats: crate::stats::session_stats(cameras.len()),
             flight: FlightRecorder::new(flight_spans),
             findings: Findings::default(),
+            stream_counts: Arc::default(),
+            wants_stream_facts: AtomicBool::new(false),
             cameras: cameras.into_iter().map(CameraLine::new).collect(),
             started_at: AtomicU64::new(0),
             session_name,

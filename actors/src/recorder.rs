@@ -24,11 +24,13 @@ use youquanti_models::{
     with_causes,
 };
 
-use crate::capture::{Asked, StampSource};
+use crate::capture::Asked;
 use crate::child::{Lifeline, caught};
 use crate::fault;
 use crate::ledger::{CameraSnapshot, Consumer, DropReason, LedgerSnapshot};
-use crate::messages::{CameraGap, Event, EventKind, FacesNamed, IndexEntry, ParticipantChange, Shutdown};
+use crate::messages::{
+    CameraGap, Event, EventKind, FacesNamed, IndexEntry, Markers, ParticipantChange, Shutdown,
+};
 use crate::plane::{CameraLine, DataPlane, INDEX_CAPACITY, OpenedCamera, RecordingStatus};
 use crate::session_file::{
     CameraHeader, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
@@ -491,13 +493,7 @@ fn describe(opened: Option<&OpenedCamera>) -> (PictureLayout, String, String) {
         return (PictureLayout::packed(0, 0, PixelFormat::Grey), "never opened".to_owned(), String::new());
     };
     let device = format!("{} {} ({}), {} fps", info.driver, info.name, info.id, info.fps);
-    let meaning = match info.stamps {
-        StampSource::DriverExposureStart => "driver, CLOCK_MONOTONIC, start of exposure",
-        StampSource::DriverFrameEnd => "driver, CLOCK_MONOTONIC, end of frame",
-        StampSource::Computed => "computed, start + n/fps",
-        StampSource::Receipt => "receipt by this program",
-    };
-    let stamps = format!("{meaning}, steps of {} ns", info.stamp_resolution.as_nanos());
+    let stamps = format!("{}, steps of {} ns", info.stamps.meaning(), info.stamp_resolution.as_nanos());
     (*layout, device, stamps)
 }
 
@@ -671,6 +667,23 @@ impl Handler<Event> for RecorderActor {
                 writer.append_marker(event.at, source, kind, &json)?;
             }
             writer.append_event(event.at, source, kind, &json)
+        });
+    }
+}
+
+impl Handler<Markers> for RecorderActor {
+    type Result = ();
+
+    fn handle(&mut self, Markers(markers): Markers, ctx: &mut Self::Context) {
+        self.write(ctx, |OpenFile { writer, .. }, _, _| {
+            markers.iter().try_for_each(|marker| {
+                writer.append_marker(
+                    marker.at,
+                    &marker.source,
+                    marker.kind.name(),
+                    &marker.detail.to_string(),
+                )
+            })
         });
     }
 }

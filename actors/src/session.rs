@@ -23,6 +23,7 @@ use crate::child::{Port, start_on_thread, tell};
 use crate::fault;
 use crate::flight::Stage;
 use crate::ledger::{CameraSnapshot, Consumer, Imbalance, LedgerSnapshot};
+use crate::lsl::{LslActor, LslPlan, MarkerSinks, Streams};
 use crate::messages::{CameraGap, ChildId, Event, EventKind};
 use crate::outputs::Outputs;
 use crate::participants::{ParticipantsActor, Roster};
@@ -101,6 +102,8 @@ pub struct SessionPlan {
     pub recording: RecordingPlan,
     /// The recording that the session starts with; without it, none until one is asked for.
     pub record_from_start: Option<RecordingRequest>,
+    /// What is streamed over LSL; nothing without it.
+    pub lsl: Option<LslPlan>,
     /// How cameras and pipelines are restarted.
     pub restarts: RestartPolicy,
     /// How long a pipeline may work on a frame before its thread counts as hung.
@@ -144,6 +147,12 @@ pub enum StartError {
     #[error("recording cannot start: {cause}")]
     Recording {
         /// What the recorder said.
+        cause: String,
+    },
+    /// Streams cannot be made.
+    #[error("streaming over LSL cannot start: {cause}")]
+    Streams {
+        /// What the LSL actor said.
         cause: String,
     },
     /// This program failed.
@@ -316,6 +325,7 @@ struct Cast {
     videos: Vec<Port<VideoActor>>,
     participants: Port<ParticipantsActor>,
     outputs: Outputs,
+    streams: Streams,
 }
 
 impl Cast {
@@ -326,7 +336,8 @@ impl Cast {
             cameras: plane.cameras.iter().map(|_| Port::new()).collect(),
             videos: plane.cameras.iter().map(|_| Port::new()).collect(),
             participants: Port::new(),
-            outputs: Outputs::default(),
+            outputs: Outputs { stream_counts: Arc::clone(&plane.stream_counts), ..Outputs::default() },
+            streams: Streams::default(),
         }
     }
 
@@ -423,6 +434,27 @@ impl Cast {
         ChildSpec { id: ChildId::Recorder, policy, watch: WATCH_OTHERS, factory }
     }
 
+    fn lsl_spec(
+        &self,
+        plan: &SessionPlan,
+        lsl: &LslPlan,
+        plane: &Arc<DataPlane>,
+        events: Recipient<Event>,
+    ) -> ChildSpec {
+        let (lsl, plane, port) = (Arc::new(lsl.clone()), Arc::clone(plane), self.outputs.lsl.clone());
+        let (streams, sinks) =
+            (self.streams.clone(), MarkerSinks { recorder: self.outputs.recorder.clone(), events });
+        let factory: Factory = Box::new(move |lifeline| {
+            let (lsl, plane, streams, sinks) =
+                (Arc::clone(&lsl), Arc::clone(&plane), streams.clone(), sinks.clone());
+            let make = move |lifeline| LslActor::new(lsl, plane, streams, sinks, lifeline);
+            port.born(start_on_thread("yq-lsl", lifeline, make))
+        });
+        // Streams never end a session.
+        let watch = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
+        ChildSpec { id: ChildId::Lsl, policy: plan.restarts, watch, factory }
+    }
+
     async fn start_child(&self, spec: ChildSpec) -> Result<(), String> {
         self.supervisor.send(StartChild(spec)).await.unwrap_or_else(|gone| Err(gone.to_string()))
     }
@@ -473,6 +505,11 @@ impl Cast {
         if let Some(request) = plan.record_from_start.clone() {
             recording = Some(self.begin_recording(request).await.map_err(failed)?);
         }
+        if let Some(lsl) = &plan.lsl {
+            self.start_child(self.lsl_spec(plan, lsl, plane, session.clone().recipient()))
+                .await
+                .map_err(|cause| StartError::Streams { cause })?;
+        }
         self.start_child(self.participants_spec(plan, plane.cameras.len(), session.recipient()))
             .await
             .map_err(|cause| StartError::Internal { cause })?;
@@ -510,7 +547,8 @@ impl Cast {
             .map(|worker| ChildId::Pipeline(u16::try_from(worker).unwrap_or(u16::MAX)))
             .collect();
         let mut troubles = Vec::new();
-        for children in [cameras, pipelines, vec![ChildId::Participants]] {
+        let lsl = plan.lsl.iter().map(|_| ChildId::Lsl).collect();
+        for children in [cameras, pipelines, vec![ChildId::Participants], lsl] {
             let children: Vec<ChildId> = children;
             let patience = |id| match id {
                 ChildId::Pipeline(_) => PATIENCE.max(plan.pipeline_timeout),
@@ -553,6 +591,10 @@ impl Cast {
     /// Closes the file, if there is one, and leaves nothing in shared memory.
     async fn finish(&self, plane: &DataPlane) -> Result<Option<Summary>, String> {
         let closed = self.end_recording(plane).await;
+        // Each takes its time to go.
+        let streams = self.streams.clone();
+        let closing = actix_rt::task::spawn_blocking(move || streams.close());
+        actix_rt::time::timeout(PATIENCE, closing).await.ok();
         // It has done its work; what it says after that changes nothing.
         self.stop_child(ChildId::Recorder, PATIENCE).await.ok();
         plane.settle_index();
@@ -641,6 +683,9 @@ impl SessionActor {
         });
         for output in self.cast.iter().flat_map(|cast| cast.outputs.of_events()) {
             tell::<Self, _>(ctx, &output, event.clone());
+        }
+        if let Some(cast) = &self.cast {
+            cast.outputs.try_event(&event);
         }
     }
 

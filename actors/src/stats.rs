@@ -64,6 +64,25 @@ impl LatencySnapshot {
     }
 }
 
+/// What became of the rows of the LSL streams and of the markers of others.
+#[derive(Debug, Default)]
+pub struct StreamCounts {
+    /// Rows of participants that were sent, each once for all streams of the participant.
+    pub rows: AtomicU64,
+    /// Rows that came too late to be sent in order.
+    pub late: AtomicU64,
+    /// Frames that have no rows, because the streams' mailbox was full.
+    pub frames_lost: AtomicU64,
+    /// Results whose rows say that there was no face, because the actor's mailbox was full.
+    pub results_lost: AtomicU64,
+    /// Events that were not sent, for the same reason.
+    pub events_lost: AtomicU64,
+    /// Markers of others that were handed to the recorder.
+    pub markers: AtomicU64,
+    /// Markers of others that came faster than they could be recorded.
+    pub markers_lost: AtomicU64,
+}
+
 /// Live figures of one camera.
 #[derive(Debug, Default)]
 pub struct CameraStats {

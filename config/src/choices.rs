@@ -168,6 +168,18 @@ choice! {
 }
 
 choice! {
+    /// Which streams are sent over LSL.
+    LslProfile {
+        /// This program's own: `PN_blendshapes`, `PN_headpose`, `PN_mesh`, `<camera>_frames`.
+        Youquanti = "youquanti",
+        /// Those of YouQuantiPy, for analysis code that exists: `PN_landmarks`, `camera_N_video_frames`.
+        Youquantipy = "youquantipy",
+        /// Both.
+        Both = "both",
+    }
+}
+
+choice! {
     /// The least important events that are logged.
     LogLevel {
         /// What ends something.

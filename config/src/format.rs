@@ -13,15 +13,15 @@ use toml::de::{DeTable, DeValue};
 use youquanti_models::{CameraName, PixelFormat};
 
 use crate::choices::{
-    Backend, Compression, Detector, Layout, LogFormat, LogLevel, OnFatal, OnRecordingFailure, Pace,
-    PowerLine, Precision, VideoCodec,
+    Backend, Compression, Detector, Layout, LogFormat, LogLevel, LslProfile, OnFatal, OnRecordingFailure,
+    Pace, PowerLine, Precision, VideoCodec,
 };
 use crate::problem::{ConfigErrors, Position, Problem, Source, What};
 use crate::rules;
 use crate::table::{At, Leaf, Problems, Value, table, type_name};
 use crate::values::{
     AutoOr, ByteSize, ControlValue, DetectorSize, DeviceSelector, FormatVersion, Fraction, FrameRate, Gpus,
-    Int, MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, Threads,
+    Int, MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, StreamPattern, Threads,
 };
 
 table! {
@@ -41,6 +41,8 @@ table! {
         participants: ParticipantsConfig = {},
         /// The session's file.
         recording: RecordingConfig = {},
+        /// What is sent and received over Lab Streaming Layer (LSL).
+        lsl: LslConfig = {},
         /// What happens when a part fails.
         supervision: SupervisionConfig = {},
         /// What is logged.
@@ -280,6 +282,63 @@ table! {
 }
 
 table! {
+    /// What is sent and received over Lab Streaming Layer (LSL).
+    pub struct LslConfig {
+        /// Whether streams are sent, and markers received. Needs `expected` of `[participants]`: the streams of all are made at the start and last as long as the session.
+        enabled: bool = false,
+        /// Which streams are sent, beside `youquanti_events`.
+        profile: LslProfile = "youquanti",
+        /// Whether landmarks are sent: as streams `PN_mesh`, and in those of YouQuantiPy behind the scores. 1434 numbers a face and frame.
+        mesh: bool = false,
+        /// Whether YouQuantiPy's `PN_landmarks` end with `quality_size`, `quality_frontal` and `quality_stability`. Only with `mesh`.
+        quality: bool = false,
+        /// Streams of other programs whose samples are recorded as markers: one `[[lsl.markers]]` for each, at most 32.
+        markers: Option<Vec<MarkersConfig>>,
+    }
+}
+
+table! {
+    /// Streams of another program that are recorded as markers. A stream with a regular rate never is. In all three keys `*` stands for any text and `?` for any character.
+    pub struct MarkersConfig {
+        /// The stream's type.
+        r#type: StreamPattern = "Markers",
+        /// The stream's name. Without it: any.
+        name: Option<StreamPattern>,
+        /// The stream's `source_id`. Without it: any.
+        source_id: Option<StreamPattern>,
+    }
+}
+
+/// Most tables of markers.
+const MOST_MARKERS: usize = 32;
+
+impl Value for Vec<MarkersConfig> {
+    fn read(at: At<'_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let remedy = "write [[lsl.markers]], with two brackets, above each".to_owned();
+        let Some(list) = at.value.get_ref().as_array() else {
+            let phrase = format!("is {}, not a list of tables", type_name(at.value.get_ref()));
+            problems.misfit(at, &phrase, None, remedy);
+            return None;
+        };
+        if list.len() > MOST_MARKERS {
+            let message = format!("there are {} tables of markers, more than {MOST_MARKERS}", list.len());
+            let remedy = "let one stand for several: * is any text".to_owned();
+            problems.wrong(&at.value.span(), at.table, Some(at.key), message, remedy);
+        }
+        let read_one = |(index, value): (usize, &Spanned<DeValue<'_>>)| {
+            let key = format!("{}[{index}]", at.key);
+            MarkersConfig::read(At { table: at.table, key: &key, value }, problems)
+        };
+        let markers: Vec<_> = list.iter().enumerate().map(read_one).collect();
+        markers.into_iter().collect()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "array", "items": MarkersConfig::schema(), "maxItems": MOST_MARKERS })
+    }
+}
+
+table! {
     /// What happens when a part of the session fails.
     pub struct SupervisionConfig {
         /// Restarts of one part within a minute before it is given up.
@@ -429,6 +488,8 @@ pub struct Config {
     pub participants: ParticipantsConfig,
     /// The session's file.
     pub recording: RecordingConfig,
+    /// What is sent and received over LSL.
+    pub lsl: LslConfig,
     /// What happens when a part fails.
     pub supervision: SupervisionConfig,
     /// What is logged.
@@ -468,6 +529,7 @@ impl Config {
             gpu: tables.gpu,
             participants: tables.participants,
             recording: tables.recording,
+            lsl: tables.lsl,
             supervision: tables.supervision,
             log: tables.log,
         })

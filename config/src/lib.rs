@@ -17,17 +17,18 @@ mod table;
 mod values;
 
 pub use choices::{
-    Backend, Compression, Detector, Layout, LogFormat, LogLevel, OnFatal, OnRecordingFailure, Pace,
-    PowerLine, Precision, VideoCodec,
+    Backend, Compression, Detector, Layout, LogFormat, LogLevel, LslProfile, OnFatal, OnRecordingFailure,
+    Pace, PowerLine, Precision, VideoCodec,
 };
 pub use format::{
-    CameraConfig, Config, ControlsConfig, FileSource, GpuConfig, LogConfig, ParticipantsConfig,
-    PipelineConfig, RecordingConfig, SceneSource, SessionConfig, SourceConfig, SupervisionConfig,
-    UsualControls, V4l2Source, VideoConfig,
+    CameraConfig, Config, ControlsConfig, FileSource, GpuConfig, LogConfig, LslConfig, MarkersConfig,
+    ParticipantsConfig, PipelineConfig, RecordingConfig, SceneSource, SessionConfig, SourceConfig,
+    SupervisionConfig, UsualControls, V4l2Source, VideoConfig,
 };
 pub use problem::{ConfigErrors, Position, Problem};
 pub use schema::schema;
 pub use values::{
     AutoOr, ByteSize, ControlValue, DetectorSize, DeviceSelector, Fraction, FrameRate, Gpus, Int,
-    MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, Threads, ValueError,
+    MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, StreamPattern, Threads,
+    ValueError,
 };

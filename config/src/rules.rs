@@ -7,8 +7,8 @@ use toml::Spanned;
 use toml::de::DeValue;
 use youquanti_models::CameraName;
 
-use crate::choices::{Backend, Detector, Pace, Precision, VideoCodec};
-use crate::format::{PipelineConfig, SupervisionConfig, find, table_label};
+use crate::choices::{Backend, Detector, LslProfile, Pace, Precision, VideoCodec};
+use crate::format::{LslConfig, PipelineConfig, SupervisionConfig, find, table_label};
 use crate::table::{At, Key, Leaf, Problems};
 use crate::values::{DetectorSize, DeviceSelector, Gpus, Int, Ordinal, ParticipantName, Period};
 
@@ -24,6 +24,7 @@ pub(crate) fn check(root: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) {
     rules.placement();
     rules.precision();
     rules.participants();
+    rules.lsl();
     rules.backoff();
     rules.derived_only();
 }
@@ -190,6 +191,28 @@ impl Rules<'_, '_> {
             if let Some(first) = names[..later].iter().position(|other| other == name) {
                 self.report(&paths[later], &format!("is names[{first}] too"), "write each name once");
             }
+        }
+    }
+
+    /// Streams are made for those who are expected; what goes into YouQuantiPy's streams needs them.
+    fn lsl(&mut self) {
+        if self.written("lsl.enabled") == Some(true) && find(self.root, "participants.expected").is_none() {
+            let phrase = "needs to know how many participants there are: their streams are made at the start";
+            self.report("lsl.enabled", phrase, "add expected = … to [participants]");
+        }
+        if self.written("lsl.quality") != Some(true) {
+            return;
+        }
+        let quality = "lsl.quality";
+        match self.written_or("lsl.profile", LslConfig::KEYS) {
+            Some(LslProfile::Youquanti) => {
+                let phrase = "is of YouQuantiPy's streams, which profile = \"youquanti\" does not send";
+                self.report(quality, phrase, "remove it, or write profile = \"youquantipy\" or \"both\"");
+            }
+            _ if self.written_or("lsl.mesh", LslConfig::KEYS) == Some(false) => {
+                self.report(quality, "does not go without the mesh", "add mesh = true");
+            }
+            _ => {}
         }
     }
 

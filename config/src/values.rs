@@ -451,6 +451,37 @@ impl Value for Vec<ParticipantName> {
     }
 }
 
+/// A text that a stream's name, type or `source_id` must be; `*` in it stands for any text, `?` for any character. 1 to 256
+/// characters on one line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StreamPattern(String);
+
+impl StreamPattern {
+    /// The pattern as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Leaf for StreamPattern {
+    fn parse(value: &DeValue<'_>) -> Result<Self, Misfit> {
+        let text = line_of_text(value, "fits no stream")?;
+        if text.chars().count() <= 256 {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Misfit::Value("is too long".to_owned()))
+        }
+    }
+
+    fn allowed() -> String {
+        "1 to 256 characters, * for any text and ? for any character".to_owned()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "minLength": 1, "maxLength": 256 })
+    }
+}
+
 impl Leaf for PathBuf {
     fn parse(value: &DeValue<'_>) -> Result<Self, Misfit> {
         line_of_text(value, "is not a path").map(PathBuf::from)

@@ -51,6 +51,15 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Ok(path) => Finding { what: "FFmpeg", works: None, is: path.display().to_string() },
         Err(error) => Finding { what: "FFmpeg", works: None, is: format!("{error}; needed for video files") },
     });
+    findings.push(match youquanti::lsl::Lsl::load() {
+        Ok(lsl) => {
+            let is = format!("{} from {}", lsl.version(), lsl.path().display());
+            Finding { what: "liblsl", works: None, is }
+        }
+        Err(error) => {
+            Finding { what: "liblsl", works: None, is: format!("{error}\nneeded for [lsl] enabled = true") }
+        }
+    });
     for (what, folder) in [("shared memory", "/dev/shm"), ("disk of this folder", ".")] {
         let (works, is) = match youquanti::preflight::free_space(Path::new(folder)) {
             Ok(free) => (true, format!("{} free in {folder}", bytes(free))),

@@ -186,7 +186,9 @@ fn exit_of(error: &SessionError) -> Exit {
     match error {
         SessionError::Preflight(_)
         | SessionError::Offsets(_)
-        | SessionError::Start(StartError::Camera { .. } | StartError::Pipeline { .. }) => Exit::Missing,
+        | SessionError::Start(
+            StartError::Camera { .. } | StartError::Pipeline { .. } | StartError::Streams { .. },
+        ) => Exit::Missing,
         SessionError::Folder { .. }
         | SessionError::Start(StartError::Recording { .. } | StartError::Rings { .. }) => Exit::Usage,
         SessionError::Start(StartError::Internal { .. }) => Exit::Internal,

@@ -148,6 +148,18 @@ pub enum StampSource {
     Receipt,
 }
 
+impl StampSource {
+    /// Clock and instant of the stamps, in words.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            StampSource::DriverExposureStart => "driver, CLOCK_MONOTONIC, start of exposure",
+            StampSource::DriverFrameEnd => "driver, CLOCK_MONOTONIC, end of frame",
+            StampSource::Computed => "computed, start + n/fps",
+            StampSource::Receipt => "receipt by this program",
+        }
+    }
+}
+
 /// Why no frame came. The variant says what a supervisor may do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {

@@ -458,6 +458,7 @@ impl Setup {
             expected_participants: None,
             recording,
             record_from_start: Some(named("session")),
+            lsl: None,
             restarts: RESTARTS,
             pipeline_timeout: Duration::from_secs(2),
             ring_dir: dir.path().join("rings"),

@@ -1,0 +1,307 @@
+//! What the streams are: name, type, channels, and the description that travels with each.
+//!
+//! Owns every fact that a reader of a stream needs: labels, units, frame of coordinates, camera, networks, and how stamps
+//! relate to light. A further stream is one more [`StreamKey`] and one more entry of [`declare`].
+
+use std::collections::BTreeMap;
+
+use youquanti_lsl::{Declaration, Element, Format};
+use youquanti_models::{CameraId, LANDMARK_COUNT, blendshapes};
+
+use super::LslPlan;
+use crate::calibration::StampOffset;
+use crate::plane::DataPlane;
+
+/// A stream of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum StreamKey {
+    /// `PN_blendshapes` of a participant, by index from 0.
+    Blendshapes(u16),
+    /// `PN_headpose`.
+    HeadPose(u16),
+    /// `PN_mesh`.
+    Mesh(u16),
+    /// `PN_landmarks`, YouQuantiPy's.
+    Landmarks(u16),
+    /// `<camera>_frames`.
+    Frames(CameraId),
+    /// `camera_N_video_frames`, YouQuantiPy's.
+    VideoFrames(CameraId),
+    /// `youquanti_events`.
+    Events,
+}
+
+/// A channel: label, unit, type.
+type Channel = (String, &'static str, &'static str);
+
+/// Axes of everything in metres.
+const CAMERA_AXES: &str = "camera: right-handed, x right in the picture, y up, the camera looks along -z; metres; the distance holds for a \
+                           vertical field of view of 63 degrees; quaternion A + Bi + Cj + Dk turns the canonical face into the camera's axes";
+
+/// Axes of the mesh.
+const PICTURE_AXES: &str = "pixels of the camera picture: x right, y down, (0, 0) the centre of the first pixel; z in the same unit, negative is \
+                            nearer than the middle of the face";
+
+/// Axes of YouQuantiPy's mesh.
+const NORMALISED_AXES: &str = "as MediaPipe normalises: x and z in widths of the camera picture, y in heights; x right, y down, z negative is nearer";
+
+/// The home camera of a participant that has not been seen yet: of C cameras, the j-th person of camera k is P(1 + k + jC).
+pub(super) fn first_home(participant: u16, cameras: usize) -> CameraId {
+    CameraId(u16::try_from(usize::from(participant) % cameras.max(1)).unwrap_or(0))
+}
+
+/// All streams of a session whose cameras are open and whose pipelines are built.
+pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap<StreamKey, Declaration> {
+    let facts = Facts { plan, plane, host };
+    let mut streams = BTreeMap::new();
+    for participant in 0..plan.participants {
+        let number = participant + 1;
+        if plan.native {
+            let name = format!("P{number}_blendshapes");
+            streams.insert(
+                StreamKey::Blendshapes(participant),
+                facts.person(&name, "Face", participant, blendshape_channels(), None),
+            );
+            let name = format!("P{number}_headpose");
+            let stream = facts.person(&name, "MoCap", participant, head_pose_channels(), Some(CAMERA_AXES));
+            streams.insert(StreamKey::HeadPose(participant), stream);
+            if plan.mesh {
+                let name = format!("P{number}_mesh");
+                let stream = facts.person(
+                    &name,
+                    "MoCap",
+                    participant,
+                    mesh_channels("pixels").collect(),
+                    Some(PICTURE_AXES),
+                );
+                streams.insert(StreamKey::Mesh(participant), stream);
+            }
+        }
+        if plan.youquantipy {
+            let name = format!("P{number}_landmarks");
+            let axes = plan.mesh.then_some(NORMALISED_AXES);
+            let stream = facts.person(&name, "Landmark", participant, landmark_channels(plan), axes);
+            streams.insert(StreamKey::Landmarks(participant), stream);
+        }
+    }
+    for camera in plane.camera_ids() {
+        if plan.native {
+            let name = format!("{}_frames", plane.camera(camera).plan.name);
+            streams.insert(
+                StreamKey::Frames(camera),
+                facts.camera(&name, "VideoExternal", camera, FRAME_CHANNELS),
+            );
+        }
+        if plan.youquantipy {
+            let name = format!("camera_{}_video_frames", camera.0);
+            streams.insert(
+                StreamKey::VideoFrames(camera),
+                facts.camera(&name, "VideoSync", camera, VIDEO_FRAME_CHANNELS),
+            );
+        }
+    }
+    streams.insert(StreamKey::Events, facts.events());
+    streams
+}
+
+fn blendshape_channels() -> Vec<Channel> {
+    let scores = blendshapes::NAMES.iter().map(|name| ((*name).to_owned(), "fraction", "Blendshape"));
+    let rest = [
+        ("valid", "boolean", "Valid"),
+        ("confidence", "fraction", "Confidence"),
+        ("age_ms", "milliseconds", "Latency"),
+        ("camera", "index", "Camera"),
+    ];
+    scores.chain(rest.map(owned)).collect()
+}
+
+/// Labels as XDF's specification of MoCap has them; there a channel's type is its label.
+fn head_pose_channels() -> Vec<Channel> {
+    let position = [("PositionX", "meters"), ("PositionY", "meters"), ("PositionZ", "meters")];
+    let orientation =
+        ["OrientationA", "OrientationB", "OrientationC", "OrientationD"].map(|label| (label, "quaternion"));
+    let named = position.into_iter().chain(orientation).chain([("Confidence", "normalized")]);
+    named.map(|(label, unit)| (label.to_owned(), unit, label)).collect()
+}
+
+fn mesh_channels(unit: &'static str) -> impl Iterator<Item = Channel> {
+    let axes = [("x", "PositionX"), ("y", "PositionY"), ("z", "PositionZ")];
+    (0..LANDMARK_COUNT)
+        .flat_map(move |point| axes.map(|(axis, kind)| (format!("{point}_{axis}"), unit, kind)))
+}
+
+fn landmark_channels(plan: &LslPlan) -> Vec<Channel> {
+    let mut channels: Vec<_> =
+        blendshapes::NAMES.iter().map(|name| ((*name).to_owned(), "fraction", "Blendshape")).collect();
+    if plan.mesh {
+        channels.extend(mesh_channels("normalized"));
+    }
+    if plan.quality {
+        let quality = ["quality_size", "quality_frontal", "quality_stability"];
+        channels.extend(quality.map(|label| owned((label, "fraction", "Quality"))));
+    }
+    channels
+}
+
+const FRAME_CHANNELS: [(&str, &str, &str); 4] = [
+    ("frame", "count", "FrameIndex"),
+    ("driver_sequence", "count", "FrameIndex"),
+    ("captured_at", "seconds", "Time"),
+    ("dropped", "count", "Dropped"),
+];
+
+const VIDEO_FRAME_CHANNELS: [(&str, &str, &str); 4] = [
+    ("frame_number", "count", "FrameIndex"),
+    ("unix_time", "seconds", "Time"),
+    ("lsl_time", "seconds", "Time"),
+    ("video_time", "seconds", "Time"),
+];
+
+fn owned((label, unit, kind): (&str, &'static str, &'static str)) -> Channel {
+    (label.to_owned(), unit, kind)
+}
+
+/// What descriptions are made from.
+struct Facts<'a> {
+    plan: &'a LslPlan,
+    plane: &'a DataPlane,
+    host: &'a str,
+}
+
+impl Facts<'_> {
+    /// A stream of a participant, with the rate of its home camera.
+    fn person(
+        &self,
+        name: &str,
+        kind: &str,
+        participant: u16,
+        channels: Vec<Channel>,
+        axes: Option<&str>,
+    ) -> Declaration {
+        let id = format!("P{}", participant + 1);
+        let home = first_home(participant, self.plane.cameras.len());
+        let given = self.plan.participant_names.get(usize::from(participant)).unwrap_or(&id);
+        let mut desc =
+            vec![Element::tree("participant", vec![Element::text("id", &id), Element::text("name", given)])];
+        desc.extend(axes.map(|axes| Element::text("coordinate_frame", axes)));
+        desc.push(self.synchronization(home));
+        desc.push(self.camera_element(home));
+        desc.push(self.networks());
+        let rate = self.plane.camera(home).opened().map_or(0.0, |opened| opened.info.fps);
+        self.declaration(name, kind, rate, Format::Float32, channels, desc)
+    }
+
+    /// A stream of what is known of each frame of a camera.
+    fn camera(
+        &self,
+        name: &str,
+        kind: &str,
+        camera: CameraId,
+        channels: [(&'static str, &'static str, &'static str); 4],
+    ) -> Declaration {
+        let desc = vec![self.synchronization(camera), self.camera_element(camera)];
+        self.declaration(name, kind, 0.0, Format::Double64, channels.map(owned).to_vec(), desc)
+    }
+
+    fn events(&self) -> Declaration {
+        let channel = ("event".to_owned(), "JSON", "Event");
+        self.declaration("youquanti_events", "Markers", 0.0, Format::Text, vec![channel], Vec::new())
+    }
+
+    fn declaration(
+        &self,
+        name: &str,
+        kind: &str,
+        rate: f64,
+        format: Format,
+        channels: Vec<Channel>,
+        mut desc: Vec<Element>,
+    ) -> Declaration {
+        let channel = |(label, unit, kind): &Channel| {
+            Element::tree(
+                "channel",
+                vec![Element::text("label", label), Element::text("unit", unit), Element::text("type", kind)],
+            )
+        };
+        desc.insert(0, Element::tree("channels", channels.iter().map(channel).collect()));
+        desc.push(Element::tree(
+            "acquisition",
+            vec![
+                Element::text("manufacturer", "YouQuanti"),
+                Element::text("software", &self.plan.software),
+                Element::text("session", &self.plan.session_name),
+                Element::text("clock", "CLOCK_MONOTONIC of the host, which is lsl_local_clock()"),
+            ],
+        ));
+        Declaration {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            channels: channels.len(),
+            rate,
+            format,
+            source_id: format!("{}_{}_{name}", self.host, self.plan.session_name),
+            desc,
+        }
+    }
+
+    /// How stamps relate to light, in the words of XDF's specification: readers subtract `offset_mean` from the stamps.
+    fn synchronization(&self, camera: CameraId) -> Element {
+        let measured = self.plane.camera(camera).opened().and_then(|opened| opened.stamp_offset);
+        let StampOffset { mean_s, rms_s, median_s, p05_s, p95_s, .. } = measured.unwrap_or(StampOffset {
+            mean_s: 0.0,
+            rms_s: 0.0,
+            median_s: 0.0,
+            p05_s: 0.0,
+            p95_s: 0.0,
+            count: 0,
+            measured_at_utc_ns: 0,
+        });
+        let figure = |name: &str, value: f64| Element::text(name, format!("{value:.9}"));
+        Element::tree(
+            "synchronization",
+            vec![
+                figure("offset_mean", mean_s),
+                figure("offset_rms", rms_s),
+                figure("offset_median", median_s),
+                figure("offset_5_centile", p05_s),
+                figure("offset_95_centile", p95_s),
+                Element::text("can_drop_samples", true),
+                Element::text("calibrated", measured.is_some()),
+            ],
+        )
+    }
+
+    fn camera_element(&self, camera: CameraId) -> Element {
+        let line = self.plane.camera(camera);
+        let mut facts = vec![Element::text("name", &line.plan.name), Element::text("index", camera.0)];
+        if let Some(opened) = line.opened() {
+            let (info, layout) = (&opened.info, &opened.layout);
+            facts.extend([
+                Element::text("device", &info.name),
+                Element::text("driver", &info.driver),
+                Element::text("id", &info.id),
+                Element::text("width", layout.width),
+                Element::text("height", layout.height),
+                Element::text("pixel_format", layout.format.name()),
+                Element::text("frame_rate", info.fps),
+                Element::text("stamps", info.stamps.meaning()),
+            ]);
+        }
+        Element::tree("camera", facts)
+    }
+
+    fn networks(&self) -> Element {
+        let mut facts = Vec::new();
+        if let Some(info) = self.plane.backend() {
+            facts.extend([
+                Element::text("backend", info.backend),
+                Element::text("device", &info.device),
+                Element::text("runtime", &info.runtime),
+            ]);
+            facts.extend(info.models.iter().map(|(id, sha256)| {
+                Element::tree("model", vec![Element::text("id", id), Element::text("sha256", sha256)])
+            }));
+        }
+        Element::tree("pipeline", facts)
+    }
+}

@@ -1,0 +1,219 @@
+//! LSL actor: sends what the session finds over Lab Streaming Layer, and brings markers of other programs in.
+//!
+//! Owns no outlet itself: those are made once, live in [`Streams`] as long as the session, and outlast every life of the actor.
+//! Every sample carries the capture stamp of its frame, unchanged; a frame without a face is a row that says so. Never waits
+//! for a receiver, and never makes anybody else wait: what does not fit is dropped in front of it and counted.
+
+mod describe;
+mod markers;
+mod order;
+mod quality;
+mod rows;
+mod streams;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::fut::ActorFuture;
+use actix::prelude::*;
+use futures_core::Stream;
+use youquanti_frames::MailboxStream;
+use youquanti_models::{CameraId, FrameMeta};
+
+pub use markers::MarkerQuery;
+pub use streams::{LslError, Streams};
+
+use crate::child::{Lifeline, Port};
+use crate::fault;
+use crate::messages::{Event, FacesNamed, Shutdown};
+use crate::plane::DataPlane;
+use crate::recorder::RecorderActor;
+
+/// Frames' facts taken in one go before other messages have their turn.
+const FACTS_BATCH: usize = 256;
+
+/// Results and events that may wait for the actor. Beyond that they are dropped and counted.
+const MAILBOX: usize = 512;
+
+/// How often it is looked for frames that have waited too long for their result.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long the last samples have to reach their receivers before the streams end: liblsl does not say when they have.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// What is streamed.
+#[derive(Clone, Debug)]
+pub struct LslPlan {
+    /// Name of the configuration: with host and stream it makes a stream's `source_id`.
+    pub session_name: String,
+    /// Program and version.
+    pub software: String,
+    /// Whether the streams of this program are sent.
+    pub native: bool,
+    /// Whether the streams that YouQuantiPy sent are, for analysis code that exists.
+    pub youquantipy: bool,
+    /// Whether landmarks are sent.
+    pub mesh: bool,
+    /// Whether YouQuantiPy's landmark streams have three values of quality at their end; only with `mesh`.
+    pub quality: bool,
+    /// How many people take part: the streams of all are made at the start.
+    pub participants: u16,
+    /// Names of P1, P2, …, as far as they are known.
+    pub participant_names: Vec<String>,
+    /// Which streams of others are recorded as markers.
+    pub markers: Vec<MarkerQuery>,
+}
+
+/// Whom the markers and the news of their streams go to.
+#[derive(Clone)]
+pub struct MarkerSinks {
+    /// The session file.
+    pub recorder: Port<RecorderActor>,
+    /// The session.
+    pub events: Recipient<Event>,
+}
+
+/// The session's streams, sent.
+pub struct LslActor {
+    plan: Arc<LslPlan>,
+    plane: Arc<DataPlane>,
+    streams: Streams,
+    sinks: MarkerSinks,
+    facts: Vec<MailboxStream<FrameMeta>>,
+    lifeline: Lifeline,
+}
+
+impl LslActor {
+    /// An actor for streams that are made, if no life before has, when it is started: cameras are open and pipelines built
+    /// by then.
+    pub fn new(
+        plan: Arc<LslPlan>,
+        plane: Arc<DataPlane>,
+        streams: Streams,
+        sinks: MarkerSinks,
+        lifeline: Lifeline,
+    ) -> Self {
+        Self { plan, plane, streams, sinks, facts: Vec::new(), lifeline }
+    }
+
+    /// Does `work` with the streams; a failure or a panic in it ends this life.
+    fn work(
+        &mut self,
+        ctx: &mut Context<Self>,
+        work: impl FnOnce(&mut streams::Open, &DataPlane) -> Result<(), LslError>,
+    ) {
+        let (streams, plane) = (&self.streams, &*self.plane);
+        match self.lifeline.guard(|| streams.with(|open| work(open, plane))) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                self.lifeline.failed(youquanti_models::with_causes(&error));
+                ctx.terminate();
+            }
+            None => ctx.terminate(),
+        }
+    }
+}
+
+impl Actor for LslActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        let (plan, plane, sinks) = (Arc::clone(&self.plan), Arc::clone(&self.plane), self.sinks.clone());
+        let streams = self.streams.clone();
+        match self.lifeline.guard(|| streams.open(&plan, &plane, &sinks)) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                self.lifeline.failed(youquanti_models::with_causes(&error));
+                return ctx.terminate();
+            }
+            None => return ctx.terminate(),
+        }
+        self.facts = self.plane.cameras.iter().map(|line| line.stream_facts.stream()).collect();
+        ctx.run_interval(TICK, |actor, ctx| actor.work(ctx, streams::Open::overdue));
+        self.lifeline.started();
+        ctx.spawn(FactsLoop);
+    }
+}
+
+/// Takes frames' facts for as long as the actor lives.
+struct FactsLoop;
+
+impl ActorFuture<LslActor> for FactsLoop {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut LslActor,
+        ctx: &mut Context<LslActor>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        for _ in 0..FACTS_BATCH {
+            if !actor.take_facts(ctx, task) {
+                return Poll::Pending;
+            }
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl LslActor {
+    /// Takes one frame's facts of any camera; false when there are none.
+    fn take_facts(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
+        for camera in 0..self.facts.len() {
+            if let Poll::Ready(Some(meta)) = Pin::new(&mut self.facts[camera]).poll_next(task) {
+                self.work(ctx, |open, plane| open.frame(plane, &meta));
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes the facts that wait, of one camera or of all: what is known of its frames comes before what is known of faces.
+    fn take_waiting_facts(&mut self, ctx: &mut Context<Self>, of: Option<CameraId>) {
+        let plane = Arc::clone(&self.plane);
+        for id in plane.camera_ids().filter(|id| of.is_none_or(|of| of == *id)) {
+            while let Some(meta) = plane.camera(id).stream_facts.try_recv() {
+                self.work(ctx, |open, plane| open.frame(plane, &meta));
+            }
+        }
+    }
+}
+
+impl Handler<FacesNamed> for LslActor {
+    type Result = ();
+
+    fn handle(&mut self, named: FacesNamed, ctx: &mut Self::Context) {
+        self.take_waiting_facts(ctx, Some(named.faces.meta.camera));
+        self.work(ctx, |open, plane| {
+            fault::point("lsl:faces");
+            open.faces(plane, &named)
+        });
+    }
+}
+
+impl Handler<Event> for LslActor {
+    type Result = ();
+
+    fn handle(&mut self, event: Event, ctx: &mut Self::Context) {
+        self.work(ctx, |open, _| open.event(&event));
+    }
+}
+
+impl Handler<Shutdown> for LslActor {
+    type Result = ResponseActFuture<Self, ()>;
+
+    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) -> Self::Result {
+        self.take_waiting_facts(ctx, None);
+        self.work(ctx, streams::Open::finish);
+        let linger = if self.streams.has_consumers() { LINGER } else { Duration::ZERO };
+        let lingering = actix::fut::wrap_future::<_, Self>(actix_rt::time::sleep(linger));
+        Box::pin(lingering.map(|(), actor, ctx| {
+            actor.lifeline.ended();
+            ctx.stop();
+        }))
+    }
+}
