@@ -69,6 +69,8 @@ impl LatencySnapshot {
 pub struct StreamCounts {
     /// Rows of participants that were sent, each once for all streams of the participant.
     pub rows: AtomicU64,
+    /// What a frame's rows took, from the making of the first to the sending of the last.
+    pub row_time: LatencyHistogram,
     /// Rows that came too late to be sent in order.
     pub late: AtomicU64,
     /// Frames that have no rows, because the streams' mailbox was full.

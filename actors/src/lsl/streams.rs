@@ -331,6 +331,7 @@ impl Sender {
             plane.stream_counts.rows.fetch_add(1, Relaxed);
         }
         self.row = row;
+        plane.stream_counts.row_time.record(plane.clock.now().saturating_since(now));
         outcome
     }
 }

@@ -1,0 +1,398 @@
+//! A session under load that streams over LSL: real actors, simulated cameras, faces made of numbers that a reader can check.
+//!
+//!     lsl-load [--participants 6] [--cameras 2] [--fps 60] [--seconds 60] [--drop 0.05] [--mesh] [--quality]
+//!              [--profile youquanti|youquantipy|both] [--name load] [--readers 1] [--truth FILE] [--restarts N]
+//!
+//! Face k of frame s has blendshape i = ((7 s + i + 100 k) mod 1000) / 1000, and is away in every third second of frames.
+//! `--drop` loses frames at random before they reach this program, as a driver does. `--readers` starts that many processes
+//! that take every stream of the faces, and count. `--restarts` fails each camera so often on the way. `--truth` writes each camera's
+//! stamps as its device gave them, JSON. At the end figures are printed, JSON: what was sent, lost and received, how long a
+//! frame's rows took, and the share of one processor.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::error::Error;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use serde_json::json;
+use youquanti_actors::capture::scene::{SceneOptions, SceneSource};
+use youquanti_actors::capture::{CaptureDevice, CaptureError, Captured, DeviceInfo};
+use youquanti_actors::clock::SystemClock;
+use youquanti_actors::dice::Dice;
+use youquanti_actors::lsl::LslPlan;
+use youquanti_actors::messages::Delivery;
+use youquanti_actors::pipeline::PipelinePlan;
+use youquanti_actors::plane::CameraPlan;
+use youquanti_actors::session::{SessionHandle, SessionPlan};
+use youquanti_actors::supervision::{RestartPolicy, WhenExhausted};
+use youquanti_lsl::{Inlet, Lsl, Resolver};
+use youquanti_models::{
+    BLENDSHAPE_COUNT, BackendInfo, CameraId, Clock, Face, Frame, FrameFaces, LANDMARK_COUNT, Pipeline, PipelineError,
+    PixelFormat, TrackId,
+};
+
+/// Stamps of each camera: the driver's number and nanoseconds.
+type Truth = Arc<Mutex<BTreeMap<String, Vec<(u32, u64)>>>>;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let mut options = Options::default();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--participants" => options.participants = value()?.parse()?,
+            "--cameras" => options.cameras = value()?.parse()?,
+            "--fps" => options.fps = value()?.parse()?,
+            "--seconds" => options.seconds = value()?.parse()?,
+            "--drop" => options.drop = value()?.parse()?,
+            "--mesh" => options.mesh = true,
+            "--quality" => options.quality = true,
+            "--profile" => options.profile = value()?,
+            "--name" => options.name = value()?,
+            "--readers" => options.readers = value()?.parse()?,
+            "--restarts" => options.restarts = value()?.parse()?,
+            "--truth" => options.truth = Some(value()?.into()),
+            "--read" => return read(&value()?, options.participants, options.seconds),
+            _ => return Err(format!("unknown argument {arg}").into()),
+        }
+    }
+    options.run()
+}
+
+#[derive(Clone)]
+struct Options {
+    participants: u16,
+    cameras: u16,
+    fps: f64,
+    seconds: u64,
+    drop: f64,
+    mesh: bool,
+    quality: bool,
+    profile: String,
+    name: String,
+    readers: usize,
+    restarts: u32,
+    truth: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            participants: 6,
+            cameras: 2,
+            fps: 60.0,
+            seconds: 60,
+            drop: 0.0,
+            mesh: false,
+            quality: false,
+            profile: "youquanti".to_owned(),
+            name: "load".to_owned(),
+            readers: 0,
+            restarts: 0,
+            truth: None,
+        }
+    }
+}
+
+impl Options {
+    fn run(&self) -> Result<(), Box<dyn Error>> {
+        let dir = std::env::temp_dir().join(format!("lsl-load-{}", std::process::id()));
+        std::fs::create_dir(&dir)?;
+        let truth = Truth::default();
+        let mut session = SessionHandle::start(self.plan(dir.clone(), &truth), Arc::new(SystemClock))?;
+        println!("streaming");
+        let mut readers = self.start_readers()?;
+        // Frames of before the readers were there are not theirs.
+        let (rows_before, cpu_before) = (session.plane().stream_counts.rows.load(Relaxed), cpu_seconds()?);
+        let began = session.plane().clock.now();
+        let report = loop {
+            if let Some(report) = session.wait(Duration::from_millis(100)) {
+                break report;
+            }
+            let elapsed = session.plane().clock.now().saturating_since(began).as_secs();
+            if elapsed >= self.seconds {
+                session.stop("time is up");
+            }
+        };
+        let cpu = cpu_seconds()? - cpu_before;
+        let wall = report.stopped_at.saturating_since(began).as_secs_f64();
+        let counts = &session.plane().stream_counts;
+        let received: Vec<u64> = readers.iter_mut().map(received).collect::<Result<_, _>>()?;
+        let quantile = |share| counts.row_time.snapshot().quantile(share).map(|time| time.as_secs_f64() * 1e3);
+        println!(
+            "{:#}",
+            json!({
+                "rows_sent": counts.rows.load(Relaxed),
+                "rows_sent_while_read": counts.rows.load(Relaxed) - rows_before,
+                "rows_received": received,
+                "late": counts.late.load(Relaxed),
+                "frames_lost": counts.frames_lost.load(Relaxed),
+                "results_lost": counts.results_lost.load(Relaxed),
+                "events_lost": counts.events_lost.load(Relaxed),
+                "frame_ms": { "p50": quantile(0.5), "p99": quantile(0.99), "max": quantile(1.0) },
+                "cpu_share": cpu / wall,
+                "seconds": wall,
+                "degraded": report.degraded,
+                "restarts": report.cameras.iter().map(|camera| camera.restarts).collect::<Vec<_>>(),
+                "driver_lost": report.cameras.iter().map(|camera| camera.ledger.driver_lost).collect::<Vec<_>>(),
+            })
+        );
+        if let Some(file) = &self.truth {
+            std::fs::write(file, serde_json::to_string(&*truth.lock().unwrap_or_else(PoisonError::into_inner))?)?;
+        }
+        std::fs::remove_dir_all(dir)?;
+        Ok(())
+    }
+
+    fn plan(&self, dir: PathBuf, truth: &Truth) -> SessionPlan {
+        let faces = usize::from(self.participants.div_ceil(self.cameras));
+        let cameras: Vec<_> = (0..self.cameras).map(|camera| self.camera(camera, truth)).collect();
+        let pipeline = PipelinePlan {
+            cameras: (0..self.cameras).map(CameraId).collect(),
+            build: Arc::new(move |_, _| Ok(Box::new(Numbers::new(faces)))),
+            what: "numbers".to_owned(),
+            built_within: Duration::from_secs(60),
+            batch_wait: Duration::ZERO,
+            core: None,
+            max_faces: faces,
+        };
+        let lsl = LslPlan {
+            session_name: self.name.clone(),
+            software: "lsl-load".to_owned(),
+            native: self.profile != "youquantipy",
+            youquantipy: self.profile != "youquanti",
+            mesh: self.mesh,
+            quality: self.quality,
+            participants: self.participants,
+            participant_names: Vec::new(),
+            markers: Vec::new(),
+        };
+        SessionPlan {
+            name: format!("{}-{}", self.name, std::process::id()),
+            cameras,
+            pipelines: vec![pipeline],
+            expected_participants: Some(self.participants),
+            recording: None,
+            lsl: Some(lsl),
+            restarts: RestartPolicy {
+                max_restarts: 1000,
+                window: Duration::from_secs(60),
+                first_backoff: Duration::from_millis(10),
+                longest_backoff: Duration::from_millis(50),
+                when_exhausted: WhenExhausted::Degrade,
+            },
+            pipeline_timeout: Duration::from_secs(10),
+            ring_dir: dir,
+            trace_dir: None,
+            duration: None,
+        }
+    }
+
+    fn camera(&self, camera: u16, truth: &Truth) -> CameraPlan {
+        let (options, truth, fails) = (self.clone(), Arc::clone(truth), Arc::new(Mutex::new(self.restarts)));
+        CameraPlan {
+            name: format!("cam{camera}").parse().unwrap_or_else(|error| panic!("{error}")),
+            open: Arc::new(move |clock| {
+                let scene = SceneOptions {
+                    width: 64,
+                    height: 48,
+                    fps: options.fps,
+                    format: PixelFormat::Grey,
+                    faces: 0,
+                    ..SceneOptions::default()
+                };
+                Ok(Box::new(Lossy {
+                    scene: SceneSource::open(scene, clock)?,
+                    name: format!("cam{camera}"),
+                    dice: Dice::new(u64::from(camera)),
+                    drop: options.drop,
+                    truth: Arc::clone(&truth),
+                    fails: Arc::clone(&fails),
+                    frames: 0,
+                    life: (options.fps * options.seconds as f64 * 0.8 / f64::from(options.restarts + 1)) as u32,
+                }))
+            }),
+            slots: 8,
+            lossless: false,
+            offsets: Arc::default(),
+        }
+    }
+
+    fn start_readers(&self) -> Result<Vec<Child>, Box<dyn Error>> {
+        let mut readers = Vec::new();
+        for _ in 0..self.readers {
+            let (participants, seconds) = (self.participants.to_string(), self.seconds.to_string());
+            let mut reader = Command::new(std::env::current_exe()?)
+                .args(["--participants", &participants, "--seconds", &seconds, "--read", &self.name])
+                .stdout(Stdio::piped())
+                .spawn()?;
+            // The first line says that it is connected.
+            received(&mut reader)?;
+            readers.push(reader);
+        }
+        Ok(readers)
+    }
+}
+
+/// A number that a reader has printed.
+fn received(reader: &mut Child) -> Result<u64, Box<dyn Error>> {
+    let out = reader.stdout.as_mut().ok_or("no pipe")?;
+    // One byte at a time: nothing may be read ahead.
+    let mut line = String::new();
+    BufReader::with_capacity(1, out).read_line(&mut line)?;
+    Ok(line.trim().parse()?)
+}
+
+/// Seconds of processor time of this process.
+fn cpu_seconds() -> Result<f64, Box<dyn Error>> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit_once(')').ok_or("/proc/self/stat")?.1.split_whitespace().collect();
+    Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
+}
+
+/// Takes all samples of all participants until the streams end; prints a line when connected, then how many came to the
+/// participant that has the fewest, times all: what was received of each by all its streams.
+fn read(session: &str, participants: u16, seconds: u64) -> Result<(), Box<dyn Error>> {
+    let lsl = Lsl::load()?;
+    let patience = Duration::from_secs(10);
+    let resolver = Resolver::new(lsl, &format!("contains(source_id, '_{session}_P')"), patience)?;
+    let clock = SystemClock;
+    let began = clock.now();
+    let mut names = Vec::new();
+    while names.len() < usize::from(participants) && clock.now().saturating_since(began) < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(500));
+        names = resolver.found();
+    }
+    let mut inlets = Vec::new();
+    for info in &names {
+        inlets.push((info.name(), Inlet::open(info, 100_000, patience)?, 0_u64));
+    }
+    println!("{}", inlets.len());
+    let began = clock.now();
+    let mut last = began;
+    while clock.now().saturating_since(last) < Duration::from_secs(2)
+        && clock.now().saturating_since(began) < Duration::from_secs(seconds + 60)
+    {
+        for (_, inlet, count) in &mut inlets {
+            while let Ok(samples) = inlet.pull()
+                && !samples.is_empty()
+            {
+                *count += samples.len() as u64;
+                last = clock.now();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut people: BTreeMap<&str, u64> = BTreeMap::new();
+    for (name, _, count) in &inlets {
+        let person = name.split('_').next().unwrap_or_default();
+        people.entry(person).and_modify(|least| *least = (*least).min(*count)).or_insert(*count);
+    }
+    println!("{}", people.values().sum::<u64>());
+    Ok(())
+}
+
+/// A scene whose driver loses frames at random, and which fails now and then.
+struct Lossy {
+    scene: SceneSource,
+    name: String,
+    dice: Dice,
+    drop: f64,
+    truth: Truth,
+    fails: Arc<Mutex<u32>>,
+    frames: u32,
+    /// Frames until it fails.
+    life: u32,
+}
+
+impl CaptureDevice for Lossy {
+    fn describe(&self) -> &DeviceInfo {
+        self.scene.describe()
+    }
+
+    fn poll_capture(&mut self, cx: &mut Context<'_>, mut slot: Option<&mut [u8]>) -> Poll<Result<Captured, CaptureError>> {
+        loop {
+            let captured = ready!(self.scene.poll_capture(cx, slot.as_deref_mut()))?;
+            if self.dice.unit() < self.drop {
+                continue;
+            }
+            self.frames += 1;
+            let mut fails = self.fails.lock().unwrap_or_else(PoisonError::into_inner);
+            if *fails > 0 && self.frames > self.life {
+                *fails -= 1;
+                let source = std::io::Error::other("asked for");
+                return Poll::Ready(Err(CaptureError::Driver { call: "dequeue", source }));
+            }
+            let mut truth = self.truth.lock().unwrap_or_else(PoisonError::into_inner);
+            truth.entry(self.name.clone()).or_default().push((captured.driver_seq, captured.captured_at.0));
+            return Poll::Ready(Ok(captured));
+        }
+    }
+}
+
+/// A pipeline whose faces are numbers.
+struct Numbers {
+    info: BackendInfo,
+    faces: usize,
+    frames: VecDeque<Delivery>,
+}
+
+impl Numbers {
+    fn new(faces: usize) -> Self {
+        let info = BackendInfo {
+            backend: "numbers",
+            device: "none".to_owned(),
+            runtime: "none".to_owned(),
+            models: vec![("numbers".to_owned(), "0".repeat(64))],
+            reason: "asked for".to_owned(),
+        };
+        Self { info, faces, frames: VecDeque::new() }
+    }
+}
+
+impl Pipeline<Delivery> for Numbers {
+    fn info(&self) -> &BackendInfo {
+        &self.info
+    }
+
+    fn has_room(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    fn submit(&mut self, frame: Delivery) {
+        self.frames.push_back(frame);
+    }
+
+    fn collect(&mut self, out: &mut FrameFaces) -> Option<(Delivery, Result<(), PipelineError>)> {
+        let frame = self.frames.pop_front()?;
+        out.meta = *frame.meta();
+        out.faces.clear();
+        let (camera, seq) = (out.meta.camera, out.meta.seq);
+        if seq / 60 % 3 != 2 {
+            out.faces.extend((0..self.faces).map(|k| face(camera, k, seq)));
+        }
+        Some((frame, Ok(())))
+    }
+
+    fn forget(&mut self, _: CameraId) {}
+}
+
+/// Face `k` of a frame: always the same track at the same place, turned a little.
+fn face(camera: CameraId, k: usize, seq: u64) -> Face {
+    let (x, (sin, cos)) = (400.0 * k as f32, 0.2_f32.sin_cos());
+    let value = |i: usize| ((7 * seq + i as u64 + 100 * k as u64) % 1000) as f32 / 1000.0;
+    Face {
+        track: TrackId(u32::from(camera.0) * 100 + k as u32),
+        score: 0.9,
+        bbox: [x, 0.0, x + 100.0, 100.0],
+        presence: 0.75,
+        landmarks: std::array::from_fn::<_, LANDMARK_COUNT, _>(|point| [x + point as f32, 1.0, -1.0]),
+        blendshapes: std::array::from_fn::<_, BLENDSHAPE_COUNT, _>(value),
+        head_pose: [[cos, 0.0, sin, 0.01], [0.0, 1.0, 0.0, 0.02], [-sin, 0.0, cos, -0.6], [0.0, 0.0, 0.0, 1.0]],
+    }
+}
