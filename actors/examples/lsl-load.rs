@@ -5,7 +5,7 @@
 //!
 //! Face k of frame s has blendshape i = ((7 s + i + 100 k) mod 1000) / 1000, and is away in every third second of frames.
 //! `--drop` loses frames at random before they reach this program, as a driver does. `--readers` starts that many processes
-//! that take every stream of the faces, and count. `--restarts` fails each camera so often on the way. `--truth` writes each camera's
+//! that take every stream of the faces; what they miss of the frames from their first to the session's last is counted. `--restarts` fails each camera so often on the way. `--truth` writes each camera's
 //! stamps as its device gave them, JSON. At the end figures are printed, JSON: what was sent, lost and received, how long a
 //! frame's rows took, and the share of one processor.
 
@@ -35,6 +35,9 @@ use youquanti_models::{
     BLENDSHAPE_COUNT, BackendInfo, CameraId, Clock, Face, Frame, FrameFaces, LANDMARK_COUNT, Pipeline, PipelineError,
     PixelFormat, TrackId,
 };
+
+/// First stamp, last stamp (seconds) and number of the samples of each stream.
+type Received = BTreeMap<String, (f64, f64, u64)>;
 
 /// Stamps of each camera: the driver's number and nanoseconds.
 type Truth = Arc<Mutex<BTreeMap<String, Vec<(u32, u64)>>>>;
@@ -107,8 +110,7 @@ impl Options {
         let mut session = SessionHandle::start(self.plan(dir.clone(), &truth), Arc::new(SystemClock))?;
         println!("streaming");
         let mut readers = self.start_readers()?;
-        // Frames of before the readers were there are not theirs.
-        let (rows_before, cpu_before) = (session.plane().stream_counts.rows.load(Relaxed), cpu_seconds()?);
+        let cpu_before = cpu_seconds()?;
         let began = session.plane().clock.now();
         let report = loop {
             if let Some(report) = session.wait(Duration::from_millis(100)) {
@@ -122,14 +124,18 @@ impl Options {
         let cpu = cpu_seconds()? - cpu_before;
         let wall = report.stopped_at.saturating_since(began).as_secs_f64();
         let counts = &session.plane().stream_counts;
-        let received: Vec<u64> = readers.iter_mut().map(received).collect::<Result<_, _>>()?;
+        let received: Vec<Received> = readers
+            .iter_mut()
+            .map(|reader| Ok(serde_json::from_str(&line_of(reader)?)?))
+            .collect::<Result<_, Box<dyn Error>>>()?;
+        let missing: Vec<u64> = received.iter().map(|received| self.missing(received, &truth)).collect();
         let quantile = |share| counts.row_time.snapshot().quantile(share).map(|time| time.as_secs_f64() * 1e3);
         println!(
             "{:#}",
             json!({
                 "rows_sent": counts.rows.load(Relaxed),
-                "rows_sent_while_read": counts.rows.load(Relaxed) - rows_before,
-                "rows_received": received,
+                "samples_received": received.iter().map(|all| all.values().map(|of| of.2).sum::<u64>()).collect::<Vec<_>>(),
+                "samples_missing": missing,
                 "late": counts.late.load(Relaxed),
                 "frames_lost": counts.frames_lost.load(Relaxed),
                 "results_lost": counts.results_lost.load(Relaxed),
@@ -223,6 +229,19 @@ impl Options {
         }
     }
 
+    /// Samples that a reader should have had from its first one on.
+    fn missing(&self, received: &Received, truth: &Truth) -> u64 {
+        let truth = truth.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = received.iter().map(|(name, &(first, _, count))| {
+            let person: u16 = name[1..].split('_').next().and_then(|number| number.parse().ok()).unwrap_or(1);
+            let stamps = &truth[&format!("cam{}", (person - 1) % self.cameras)];
+            // A stamp in seconds is exact to a microsecond.
+            let frames = stamps.iter().filter(|(_, at)| *at as f64 / 1e9 > first - 1e-6).count() as u64;
+            frames.abs_diff(count)
+        });
+        missing.sum()
+    }
+
     fn start_readers(&self) -> Result<Vec<Child>, Box<dyn Error>> {
         let mut readers = Vec::new();
         for _ in 0..self.readers {
@@ -232,20 +251,20 @@ impl Options {
                 .stdout(Stdio::piped())
                 .spawn()?;
             // The first line says that it is connected.
-            received(&mut reader)?;
+            line_of(&mut reader)?;
             readers.push(reader);
         }
         Ok(readers)
     }
 }
 
-/// A number that a reader has printed.
-fn received(reader: &mut Child) -> Result<u64, Box<dyn Error>> {
+/// A line that a reader has printed.
+fn line_of(reader: &mut Child) -> Result<String, Box<dyn Error>> {
     let out = reader.stdout.as_mut().ok_or("no pipe")?;
     // One byte at a time: nothing may be read ahead.
     let mut line = String::new();
     BufReader::with_capacity(1, out).read_line(&mut line)?;
-    Ok(line.trim().parse()?)
+    Ok(line)
 }
 
 /// Seconds of processor time of this process.
@@ -255,45 +274,42 @@ fn cpu_seconds() -> Result<f64, Box<dyn Error>> {
     Ok((fields[11].parse::<f64>()? + fields[12].parse::<f64>()?) / 100.0)
 }
 
-/// Takes all samples of all participants until the streams end; prints a line when connected, then how many came to the
-/// participant that has the fewest, times all: what was received of each by all its streams.
+/// Takes all samples of all participants until the streams end; prints a line when connected, and what came at the end.
 fn read(session: &str, participants: u16, seconds: u64) -> Result<(), Box<dyn Error>> {
     let lsl = Lsl::load()?;
     let patience = Duration::from_secs(10);
     let resolver = Resolver::new(lsl, &format!("contains(source_id, '_{session}_P')"), patience)?;
-    let clock = SystemClock;
-    let began = clock.now();
-    let mut names = Vec::new();
-    while names.len() < usize::from(participants) && clock.now().saturating_since(began) < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(500));
-        names = resolver.found();
+    let (clock, mut found, mut looks) = (SystemClock, Vec::new(), 0);
+    // Streams answer one after the other: complete when two looks find the same, and somebody of each participant.
+    while looks < 2 || found.len() < usize::from(participants) {
+        std::thread::sleep(Duration::from_millis(1000));
+        let now = resolver.found();
+        looks = if now.len() == found.len() { looks + 1 } else { 0 };
+        found = now;
     }
     let mut inlets = Vec::new();
-    for info in &names {
-        inlets.push((info.name(), Inlet::open(info, 100_000, patience)?, 0_u64));
+    for info in &found {
+        inlets.push((info.name(), Inlet::open(info, 100_000, patience)?));
     }
-    println!("{}", inlets.len());
+    println!("connected");
+    let mut received = Received::new();
     let began = clock.now();
     let mut last = began;
     while clock.now().saturating_since(last) < Duration::from_secs(2)
         && clock.now().saturating_since(began) < Duration::from_secs(seconds + 60)
     {
-        for (_, inlet, count) in &mut inlets {
+        for (name, inlet) in &mut inlets {
             while let Ok(samples) = inlet.pull()
-                && !samples.is_empty()
+                && let (Some(first), Some(newest)) = (samples.first(), samples.last())
             {
-                *count += samples.len() as u64;
+                let of = received.entry(name.clone()).or_insert((first.at, newest.at, 0));
+                (of.1, of.2) = (newest.at, of.2 + samples.len() as u64);
                 last = clock.now();
             }
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    let mut people: BTreeMap<&str, u64> = BTreeMap::new();
-    for (name, _, count) in &inlets {
-        let person = name.split('_').next().unwrap_or_default();
-        people.entry(person).and_modify(|least| *least = (*least).min(*count)).or_insert(*count);
-    }
-    println!("{}", people.values().sum::<u64>());
+    println!("{}", serde_json::to_string(&received)?);
     Ok(())
 }
 

@@ -1,0 +1,219 @@
+"""The program itself with streams: markers of other programs, a missing library, no network, two at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pylsl
+import pytest
+import youquanti
+from conftest import CONFIG, PROGRAM, drain, environment, find, open_inlet, wait_for
+
+MARKERS = '[[lsl.markers]]\nname = "Stim*"\n'
+
+#: Sends markers `first` to `last` one by one, each with what its sender's clock said, then waits to be killed.
+SENDER = """
+import sys, time, pylsl
+name, source_id, first, last, form = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+outlet = pylsl.StreamOutlet(pylsl.StreamInfo(name, "Markers", 1, 0, form, source_id))
+while not outlet.have_consumers():
+    time.sleep(0.01)
+for number in range(first, last):
+    stamp = pylsl.local_clock()
+    outlet.push_sample([f"marker {number}" if form == "string" else number], stamp)
+    print(number, repr(stamp), flush=True)
+    time.sleep(0.02)
+time.sleep(600)
+"""
+
+
+class Sender:
+    def __init__(self, name: str, source_id: str, first: int, last: int, form: str = "string"):
+        command = [sys.executable, "-c", SENDER, name, source_id, str(first), str(last), form]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), text=True)
+        self.stamps: dict[int, float] = {}
+        self.count = last - first
+
+    def sent(self) -> Sender:
+        """Waits until it has sent everything."""
+        assert self.process.stdout is not None
+        while len(self.stamps) < self.count:
+            number, stamp = self.process.stdout.readline().split()
+            self.stamps[int(number)] = float(stamp)
+        return self
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def markers(path: Path) -> list[tuple[int, dict]]:
+    """Stamp (ns) and text of each marker that is committed."""
+    try:
+        with youquanti.load(path) as session:
+            return [(row["time_ns"], row["data"]) for row in session.markers]
+    except (OSError, ValueError, youquanti.SessionError):
+        return []
+
+
+def wait_for_markers(session, count: int) -> list[tuple[int, dict]]:
+    return wait_for(f"{count} markers", lambda: (m := markers(session.file)) and len(m) >= count and m)
+
+
+def test_markers_of_a_program_that_is_killed_and_started_again_are_all_in_the_file(start) -> None:
+    session = start("markers", MARKERS).started()
+    before = Sender("StimA", "stim-a", 0, 30).sent()
+    # With the next flush, not only at the end.
+    assert len(wait_for_markers(session, 30)) == 30
+    before.kill()
+    after = Sender("StimA", "stim-a", 30, 60).sent()
+    found = wait_for_markers(session, 60)
+    assert [marker["value"] for _, marker in found] == [f"marker {n}" for n in range(60)]
+    stamps = before.stamps | after.stamps
+    for number, (at, marker) in enumerate(found):
+        assert marker["remote_stamp_s"] == stamps[number]
+        # One machine has one clock: what corrects it is the error of the estimate.
+        assert abs(at / 1e9 - stamps[number]) < 0.005, marker
+        assert marker["stream"] == "StimA" and marker["source_id"] == "stim-a"
+    after.kill()
+    session.end()
+    assert len(markers(session.file)) == 60
+
+
+def test_only_streams_that_are_asked_for_are_recorded_and_numbers_are_numbers(start) -> None:
+    session = start("choose", MARKERS).started()
+    other = pylsl.StreamOutlet(pylsl.StreamInfo("Other", "Markers", 1, 0, "string", "other"))
+    regular = pylsl.StreamOutlet(pylsl.StreamInfo("StimRegular", "Markers", 1, 100, "float32", "regular"))
+    numbers = Sender("StimNumbers", "", 1, 4, "int32").sent()
+    assert [marker["value"] for _, marker in wait_for_markers(session, 3)] == [1.0, 2.0, 3.0]
+    assert not other.have_consumers() and not regular.have_consumers()
+    numbers.kill()
+    session.end()
+    assert {marker["stream"] for _, marker in markers(session.file)} == {"StimNumbers"}
+
+
+def test_ten_thousand_markers_a_second_are_recorded_or_counted(start) -> None:
+    session = start("flood", MARKERS).started()
+    outlet = pylsl.StreamOutlet(pylsl.StreamInfo("StimFlood", "Markers", 1, 0, "string", "flood"), max_buffered=3600)
+    wait_for("a receiver", outlet.have_consumers)
+    total = 30_000
+    for hundred in range(total // 100):
+        for number in range(100):
+            outlet.push_sample([f"{hundred * 100 + number}"])
+        time.sleep(0.01)  # no faster than that, and slower on a slow machine
+    wait_for(
+        "all markers",
+        lambda: len(found := markers(session.file)) and len(found) + session_lost(session) >= total,
+    )
+    found = [int(marker["value"]) for _, marker in markers(session.file)]
+    assert found == sorted(found) and len(set(found)) == len(found)
+    report = session.end()
+    # The session itself noticed nothing.
+    assert report["state"] == "ok" and report["cameras"][0]["consumers"]["index"]["dropped"] == {
+        reason: 0 for reason in report["cameras"][0]["consumers"]["index"]["dropped"]
+    }
+    assert len(markers(session.file)) + report["lsl"]["markers_lost"] == total
+
+
+def session_lost(session) -> int:
+    """Markers that the log says were lost."""
+    lines = [line for line in session.log.read_text().splitlines() if '"markers_lost":' in line]
+    return sum(int(line.split('"markers_lost":')[1].split("}")[0].split(",")[0]) for line in lines)
+
+
+def test_events_are_a_stream(start) -> None:
+    session = start("events", "").started()
+    inlet = open_inlet("_events_youquanti_events")
+    session.process.terminate()
+    told: list[dict] = []
+
+    def stopping() -> bool:
+        told.extend(json.loads(sample[0]) for _, sample in drain(inlet))
+        return any(event["kind"] == "session_stopping" for event in told)
+
+    wait_for("the event of the end", stopping)
+    assert set(told[-1]) == {"at", "source", "kind", "detail"}
+    session.end()
+
+
+def test_two_at_a_time_do_not_disturb_each_other(start) -> None:
+    first, second = start("first", "").started(), start("second", "").started()
+    ids = {find(f"_{name}_P1_blendshapes").source_id() for name in ("first", "second")}
+    assert len(ids) == 2
+    inlet = open_inlet("_second_P1_blendshapes")
+    first.end()
+    drain(inlet)
+    wait_for("rows of the one that goes on", lambda: len(drain(inlet)) > 3)
+    second.end()
+
+
+def test_a_stream_has_the_same_source_id_in_the_next_session(start) -> None:
+    session = start("again", "").started()
+    before = find("_again_P1_blendshapes")
+    session.end()
+    session = start("again", "").started()
+    after = wait_for(
+        "the next life",
+        lambda: [
+            info
+            for info in pylsl.resolve_byprop("source_id", before.source_id(), 1, 1.0)
+            if info.uid() != before.uid()
+        ],
+    )
+    assert after[0].name() == "P1_blendshapes"
+    session.end()
+
+
+def test_without_the_library_a_session_does_not_start_and_says_why(tmp_path: Path) -> None:
+    config = tmp_path / "none.toml"
+    config.write_text(CONFIG.format(name="none", lsl="", backend="none"))
+    for command in (["run", config], ["check", config]):
+        result = subprocess.run(
+            [PROGRAM, *command],
+            cwd=tmp_path,
+            env=environment(YOUQUANTI_LIBLSL="/nowhere/liblsl.so"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert result.returncode == 3, result.stderr
+        said = result.stderr + result.stdout
+        assert "/nowhere/liblsl.so" in said and "YOUQUANTI_LIBLSL" in said and "make setup" in said
+    doctor = subprocess.run(
+        [PROGRAM, "doctor"], env=environment(YOUQUANTI_LIBLSL="/nowhere/liblsl.so"), capture_output=True, text=True
+    )
+    assert "liblsl" in doctor.stdout and "/nowhere/liblsl.so" in doctor.stdout
+
+
+def can_unshare() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_unshare(), reason="this machine gives no network namespaces")
+@pytest.mark.parametrize("loopback", [False, True])
+def test_without_a_network_a_session_runs_and_records(tmp_path: Path, loopback: bool) -> None:
+    config = tmp_path / "offline.toml"
+    text = CONFIG.format(name="offline", lsl=MARKERS, backend="none")
+    config.write_text(text.replace("[[camera]]", 'duration = "2s"\n[[camera]]'))
+    up = "ip link set lo up; " if loopback else ""
+    # Whatever liblsl is configured to elsewhere: here it is as it comes.
+    plain = {key: value for key, value in environment().items() if key != "LSLAPICFG"}
+    result = subprocess.run(
+        ["unshare", "-rn", "sh", "-c", f'{up}exec "$0" run "$1"', PROGRAM, config],
+        cwd=tmp_path,
+        env=plain,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode in (0, 4), result.stderr
+    (file,) = tmp_path.glob("sessions/*.h5")
+    with youquanti.load(file) as session:
+        assert len(session.cameras["left"].frames) > 5
