@@ -28,12 +28,14 @@ use youquanti_actors::lsl::LslPlan;
 use youquanti_actors::messages::Delivery;
 use youquanti_actors::pipeline::PipelinePlan;
 use youquanti_actors::plane::CameraPlan;
+use youquanti_actors::recorder::{OnFailure, RecordingPlan};
 use youquanti_actors::session::{SessionHandle, SessionPlan};
+use youquanti_actors::session_file::SessionOptions;
 use youquanti_actors::supervision::{RestartPolicy, WhenExhausted};
 use youquanti_lsl::{Inlet, Lsl, Resolver};
 use youquanti_models::{
-    BLENDSHAPE_COUNT, BackendInfo, CameraId, Clock, Face, Frame, FrameFaces, LANDMARK_COUNT, Pipeline, PipelineError,
-    PixelFormat, TrackId,
+    BLENDSHAPE_COUNT, BackendInfo, CameraId, Clock, Face, Frame, FrameFaces, LANDMARK_COUNT, Pipeline,
+    PipelineError, PixelFormat, TrackId,
 };
 
 /// First stamp, last stamp (seconds) and number of the samples of each stream.
@@ -129,7 +131,8 @@ impl Options {
             .map(|reader| Ok(serde_json::from_str(&line_of(reader)?)?))
             .collect::<Result<_, Box<dyn Error>>>()?;
         let missing: Vec<u64> = received.iter().map(|received| self.missing(received, &truth)).collect();
-        let quantile = |share| counts.row_time.snapshot().quantile(share).map(|time| time.as_secs_f64() * 1e3);
+        let quantile =
+            |share| counts.row_time.snapshot().quantile(share).map(|time| time.as_secs_f64() * 1e3);
         println!(
             "{:#}",
             json!({
@@ -149,7 +152,10 @@ impl Options {
             })
         );
         if let Some(file) = &self.truth {
-            std::fs::write(file, serde_json::to_string(&*truth.lock().unwrap_or_else(PoisonError::into_inner))?)?;
+            std::fs::write(
+                file,
+                serde_json::to_string(&*truth.lock().unwrap_or_else(PoisonError::into_inner))?,
+            )?;
         }
         std::fs::remove_dir_all(dir)?;
         Ok(())
@@ -183,7 +189,18 @@ impl Options {
             cameras,
             pipelines: vec![pipeline],
             expected_participants: Some(self.participants),
-            recording: None,
+            recording: RecordingPlan {
+                directory: dir.clone(),
+                session_id: "load".to_owned(),
+                session_name: self.name.clone(),
+                config_text: String::new(),
+                software: "lsl-load".to_owned(),
+                participant_names: Vec::new(),
+                flush_interval: Duration::from_secs(1),
+                options: SessionOptions::default(),
+                on_failure: OnFailure::Stop,
+            },
+            record_from_start: None,
             lsl: Some(lsl),
             restarts: RestartPolicy {
                 max_restarts: 1000,
@@ -220,12 +237,14 @@ impl Options {
                     truth: Arc::clone(&truth),
                     fails: Arc::clone(&fails),
                     frames: 0,
-                    life: (options.fps * options.seconds as f64 * 0.8 / f64::from(options.restarts + 1)) as u32,
+                    life: (options.fps * options.seconds as f64 * 0.8 / f64::from(options.restarts + 1))
+                        as u32,
                 }))
             }),
             slots: 8,
             lossless: false,
             offsets: Arc::default(),
+            video: None,
         }
     }
 
@@ -331,7 +350,11 @@ impl CaptureDevice for Lossy {
         self.scene.describe()
     }
 
-    fn poll_capture(&mut self, cx: &mut Context<'_>, mut slot: Option<&mut [u8]>) -> Poll<Result<Captured, CaptureError>> {
+    fn poll_capture(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut slot: Option<&mut [u8]>,
+    ) -> Poll<Result<Captured, CaptureError>> {
         loop {
             let captured = ready!(self.scene.poll_capture(cx, slot.as_deref_mut()))?;
             if self.dice.unit() < self.drop {
@@ -409,6 +432,11 @@ fn face(camera: CameraId, k: usize, seq: u64) -> Face {
         presence: 0.75,
         landmarks: std::array::from_fn::<_, LANDMARK_COUNT, _>(|point| [x + point as f32, 1.0, -1.0]),
         blendshapes: std::array::from_fn::<_, BLENDSHAPE_COUNT, _>(value),
-        head_pose: [[cos, 0.0, sin, 0.01], [0.0, 1.0, 0.0, 0.02], [-sin, 0.0, cos, -0.6], [0.0, 0.0, 0.0, 1.0]],
+        head_pose: [
+            [cos, 0.0, sin, 0.01],
+            [0.0, 1.0, 0.0, 0.02],
+            [-sin, 0.0, cos, -0.6],
+            [0.0, 0.0, 0.0, 1.0],
+        ],
     }
 }

@@ -34,7 +34,7 @@ use crate::recorder::{
     RecordingStarted,
 };
 use crate::session_file::Summary;
-use crate::stats::LatencySnapshot;
+use crate::stats::{LatencySnapshot, StreamFigures};
 use crate::supervision::{RestartPolicy, WatchPolicy, WhenExhausted, WhenHung};
 use crate::supervisor::{
     Change, ChildChanged, ChildSpec, CountAbandoned, Factory, StartChild, StopChild, SupervisorActor,
@@ -233,6 +233,8 @@ pub struct SessionReport {
     pub imbalances: Vec<Imbalance>,
     /// The files, in the order in which they were begun.
     pub recordings: Vec<RecordingReport>,
+    /// What was sent and received over LSL, if anything was to be.
+    pub lsl: Option<StreamFigures>,
     /// Traces that were written.
     pub traces: Vec<PathBuf>,
 }
@@ -860,6 +862,7 @@ impl SessionActor {
                 cameras: camera_reports(&session.plane, &snapshot),
                 imbalances,
                 recordings: std::mem::take(&mut session.recordings),
+                lsl: session.plan.lsl.as_ref().map(|_| session.plane.stream_counts.figures()),
                 traces: std::mem::take(&mut session.traces),
             };
             // Whoever started the session may not want the report.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use serde::Serialize;
+
 const BUCKETS: usize = 128;
 const BUCKETS_PER_DOUBLING: f64 = 6.0;
 
@@ -83,6 +85,40 @@ pub struct StreamCounts {
     pub markers: AtomicU64,
     /// Markers of others that came faster than they could be recorded.
     pub markers_lost: AtomicU64,
+}
+
+impl StreamCounts {
+    /// The counts now.
+    pub fn figures(&self) -> StreamFigures {
+        StreamFigures {
+            rows: self.rows.load(Relaxed),
+            late: self.late.load(Relaxed),
+            frames_lost: self.frames_lost.load(Relaxed),
+            results_lost: self.results_lost.load(Relaxed),
+            events_lost: self.events_lost.load(Relaxed),
+            markers: self.markers.load(Relaxed),
+            markers_lost: self.markers_lost.load(Relaxed),
+        }
+    }
+}
+
+/// [`StreamCounts`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StreamFigures {
+    /// Rows of participants that were sent.
+    pub rows: u64,
+    /// Rows that came too late to be sent in order.
+    pub late: u64,
+    /// Frames that have no rows.
+    pub frames_lost: u64,
+    /// Results whose rows say that there was no face.
+    pub results_lost: u64,
+    /// Events that were not sent.
+    pub events_lost: u64,
+    /// Markers of others that were handed to the recorder.
+    pub markers: u64,
+    /// Markers of others that came faster than they could be recorded.
+    pub markers_lost: u64,
 }
 
 /// Live figures of one camera.

@@ -95,8 +95,7 @@ fn a_receiver_sees_the_same_streams_through_all_failures_and_misses_no_frame() {
     let mut setup = Setup::new(&[&source], Stub::free());
     streaming(&mut setup, "outlast", 2);
     let session = setup.start();
-    let resolver =
-        Resolver::new(lsl, "contains(source_id, '_outlast_')", Duration::from_secs(3600)).unwrap();
+    let resolver = Resolver::new(lsl, "contains(source_id, '_outlast_')", Duration::from_secs(3600)).unwrap();
     let before = streams(&resolver, 6);
     let names: Vec<_> = before.keys().map(String::as_str).collect();
     assert_eq!(
@@ -150,15 +149,24 @@ fn a_receiver_sees_the_same_streams_through_all_failures_and_misses_no_frame() {
         assert_eq!((values.len(), values[55]), (56, 0.0));
         match values[52] {
             1.0 => assert!(values[..52].iter().all(|&value| value == 0.5) && values[53] == 1.0),
-            _ => assert!(values[52] == 0.0 && values[..52].iter().all(|value| value.is_nan()) && values[53].is_nan()),
+            _ => assert!(
+                values[52] == 0.0 && values[..52].iter().all(|value| value.is_nan()) && values[53].is_nan()
+            ),
         }
     }
     // Without a face: the frames that a pipeline panicked in, and results that found the actor gone.
     let lost = plane.stream_counts.results_lost.load(Relaxed) as usize;
     let empty = rows.iter().filter(|row| numbers(row)[52] == 0.0).count();
     let analysed = report.cameras[0].ledger.consumers[0].delivered as usize;
-    assert!(empty >= captured - analysed && empty <= captured - analysed + lost + 16, "{empty} {captured} {analysed} {lost}");
-    assert!(report.degraded.iter().any(|reason| reason.starts_with("lsl failed: panic")), "{:?}", report.degraded);
+    assert!(
+        empty >= captured - analysed && empty <= captured - analysed + lost + 16,
+        "{empty} {captured} {analysed} {lost}"
+    );
+    assert!(
+        report.degraded.iter().any(|reason| reason.starts_with("lsl failed: panic")),
+        "{:?}",
+        report.degraded
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use tracing_subscriber::EnvFilter;
 use youquanti::actors::ledger::{Consumer, DropReason};
+use youquanti::actors::stats::StreamFigures;
 use youquanti::{CameraProgress, Config, RecordingReport, Session, SessionReport, preflight};
 use youquanti_config::{LogFormat, Period};
 
@@ -295,6 +296,9 @@ fn to_text(report: &SessionReport) -> String {
     text.push_str(&format!(
         "ledger: {ledger}; captured = delivered + dropped for every camera and consumer\n"
     ));
+    if let Some(lsl) = &report.lsl {
+        text.push_str(&streams_line(lsl));
+    }
     for reason in &report.degraded {
         text.push_str(&format!("degraded: {reason}\n"));
     }
@@ -333,6 +337,22 @@ fn to_text(report: &SessionReport) -> String {
         None => text.push_str("file: none, nothing was recorded\n"),
     }
     text
+}
+
+/// What was sent and received over LSL; what was lost only where something was.
+fn streams_line(lsl: &StreamFigures) -> String {
+    let mut line = format!("lsl: {} rows of participants sent, {} markers received", lsl.rows, lsl.markers);
+    let lost = [
+        (lsl.late, "rows too late"),
+        (lsl.frames_lost, "frames without rows"),
+        (lsl.results_lost, "results not sent"),
+        (lsl.events_lost, "events not sent"),
+        (lsl.markers_lost, "markers lost"),
+    ];
+    for (count, what) in lost.into_iter().filter(|(count, _)| *count > 0) {
+        line.push_str(&format!("; {count} {what}"));
+    }
+    line + "\n"
 }
 
 fn to_json(report: &SessionReport) -> serde_json::Value {
@@ -391,6 +411,7 @@ fn to_json(report: &SessionReport) -> serde_json::Value {
         // The last one, which is the only one unless more were asked for.
         "recording": recordings.last(),
         "recordings": recordings,
+        "lsl": report.lsl,
         "traces": report.traces,
     })
 }
