@@ -19,6 +19,7 @@ use youquanti_actors::session::SessionPlan;
 use youquanti_actors::session_file::{Compression, SessionOptions};
 use youquanti_actors::supervision::{RestartPolicy, WhenExhausted};
 use youquanti_actors::video::{Codec, VideoPlan, find_encoder};
+use youquanti_actors::synchrony::{Group, SynchronyOptions};
 use youquanti_config as config;
 use youquanti_config::{AutoOr, Config, SourceConfig};
 use youquanti_gpu as gpu;
@@ -61,6 +62,7 @@ pub(crate) fn plan(
         recording: recording(config, clock),
         record_from_start: config.recording.enabled.then(RecordingRequest::default),
         lsl: config.lsl.enabled.then(|| lsl(config)),
+        synchrony: config.synchrony.enabled.then(|| synchrony(config)),
         restarts: RestartPolicy {
             max_restarts: config.supervision.restarts_per_minute.get() as usize,
             window: Duration::from_secs(60),
@@ -386,6 +388,25 @@ pub(crate) fn detector(pipeline: &config::PipelineConfig) -> gpu::Detector {
         config::Detector::Yunet => gpu::Detector::YuNet,
         config::Detector::BlazefaceShort => gpu::Detector::BlazeFaceShort,
         config::Detector::BlazefaceFull => gpu::Detector::BlazeFaceFull,
+    }
+}
+
+fn synchrony(config: &Config) -> SynchronyOptions {
+    let of = &config.synchrony;
+    SynchronyOptions {
+        participants: config.participants.expected.map_or(0, |expected| expected.get() as u16),
+        rate: of.rate.get(),
+        window: of.window.get(),
+        step: of.step.get(),
+        max_lag: of.max_lag.get(),
+        history: of.history.get(),
+        shifts: of.shifts.get() as usize,
+        seed: of.seed,
+        groups: of
+            .groups
+            .iter()
+            .map(|group| Group { name: group.name().to_owned(), channels: group.channels().to_vec() })
+            .collect(),
     }
 }
 

@@ -27,6 +27,7 @@ mod stall;
 pub mod stats;
 pub mod supervision;
 pub mod supervisor;
+pub mod synchrony;
 pub mod timing;
 pub mod verdict;
 pub mod video;

@@ -13,6 +13,7 @@ use youquanti_models::{CameraId, Frame, FrameFaces, FrameMeta, ParticipantId, Pi
 
 use crate::ledger::Ticket;
 use crate::participants::RosterUpdate;
+use crate::synchrony::SynchronyWindow;
 
 /// A frame on its way to the pipeline. Dropping it frees the slot and settles the ticket.
 #[derive(Debug)]
@@ -56,6 +57,11 @@ pub struct FacesNamed {
     /// Who they are, and what changed with this frame.
     pub update: Arc<RosterUpdate>,
 }
+
+/// A window of synchrony is computed. Sent once for each, in their order.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct SynchronyFound(pub Arc<SynchronyWindow>);
 
 /// A track has become a participant, or a participant has moved to another track.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +173,8 @@ pub enum EventKind {
     Marker,
     /// A stream of markers of another program was connected, was lost, or sends more than can be recorded.
     MarkerStream,
+    /// Windows of synchrony are left out, because computing them takes longer than the step between them.
+    WindowSkipped,
     /// The ledger does not add up: an error of this program.
     LedgerImbalance,
 }
@@ -198,6 +206,7 @@ impl EventKind {
             EventKind::VideoFailed => "video_failed",
             EventKind::Marker => "marker",
             EventKind::MarkerStream => "marker_stream",
+            EventKind::WindowSkipped => "window_skipped",
             EventKind::LedgerImbalance => "ledger_imbalance",
         }
     }
@@ -212,6 +221,8 @@ pub enum ChildId {
     Pipeline(u16),
     /// Tracks to participants.
     Participants,
+    /// How alike the participants' faces move.
+    Synchrony,
     /// The session file.
     Recorder,
     /// The video of one camera.
@@ -226,6 +237,7 @@ impl fmt::Display for ChildId {
             ChildId::Camera(id) => write!(f, "camera {id}"),
             ChildId::Pipeline(worker) => write!(f, "pipeline {worker}"),
             ChildId::Participants => f.write_str("participants"),
+            ChildId::Synchrony => f.write_str("synchrony"),
             ChildId::Recorder => f.write_str("recorder"),
             ChildId::Video(id) => write!(f, "video {id}"),
             ChildId::Lsl => f.write_str("lsl"),

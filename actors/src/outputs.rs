@@ -11,9 +11,10 @@ use tracing::debug;
 
 use crate::child::Port;
 use crate::lsl::LslActor;
-use crate::messages::{CameraGap, Event, FacesNamed};
+use crate::messages::{CameraGap, Event, FacesNamed, SynchronyFound};
 use crate::recorder::RecorderActor;
 use crate::stats::StreamCounts;
+use crate::synchrony::SynchronyActor;
 
 /// The children that take what a session finds. Clones share the ports.
 #[derive(Clone, Default)]
@@ -24,6 +25,8 @@ pub struct Outputs {
     pub lsl: Port<LslActor>,
     /// Counts what those streams could not take.
     pub stream_counts: Arc<StreamCounts>,
+    /// How alike the participants' faces move, if that is asked for.
+    pub synchrony: Port<SynchronyActor>,
 }
 
 impl Outputs {
@@ -36,10 +39,20 @@ impl Outputs {
             self.stream_counts.results_lost.fetch_add(1, Relaxed);
         }
         if let Some(recorder) = self.recorder.get()
-            && recorder.send(faces).await.is_err()
+            && recorder.send(faces.clone()).await.is_err()
         {
             debug!("the recorder is gone; the session is being stopped");
         }
+        if let Some(synchrony) = self.synchrony.get()
+            && synchrony.send(faces).await.is_err()
+        {
+            debug!("synchrony is away and misses a frame");
+        }
+    }
+
+    /// Everybody who wants windows of synchrony.
+    pub fn of_synchrony(&self) -> impl Iterator<Item = Recipient<SynchronyFound>> {
+        self.recorder.get().map(Addr::recipient).into_iter()
     }
 
     /// Everybody who wants events and is waited for.

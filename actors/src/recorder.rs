@@ -30,12 +30,14 @@ use crate::fault;
 use crate::ledger::{CameraSnapshot, Consumer, DropReason, LedgerSnapshot};
 use crate::messages::{
     CameraGap, Event, EventKind, FacesNamed, IndexEntry, Markers, ParticipantChange, Shutdown,
+    SynchronyFound,
 };
 use crate::plane::{CameraLine, DataPlane, INDEX_CAPACITY, OpenedCamera, RecordingStatus};
 use crate::session_file::{
     CameraHeader, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
     VideoRow, ledger_item, quality_item,
 };
+use crate::synchrony::SynchronyOptions;
 use crate::timing::{Figures, Timing};
 use crate::verdict::ReasonCode;
 use crate::video::{self, VideoJob};
@@ -144,6 +146,7 @@ pub struct RecorderActor {
     plan: Arc<RecordingPlan>,
     file: Option<OpenFile>,
     files: u32,
+    synchrony: Option<SynchronyOptions>,
     index: Vec<MailboxStream<IndexEntry>>,
     /// Of cameras that have video.
     video: Vec<(CameraId, MailboxStream<VideoRow>)>,
@@ -158,11 +161,12 @@ pub struct RecorderActor {
 }
 
 impl RecorderActor {
-    /// A recorder without a file; `failures` hears of files that the session has to go on without.
+    /// A recorder without a file; its files have tables for `synchrony`; `failures` hears of files that the session has to go on without.
     pub fn new(
         plane: Arc<DataPlane>,
         plan: Arc<RecordingPlan>,
         failures: Recipient<RecordingFailed>,
+        synchrony: Option<SynchronyOptions>,
         lifeline: Lifeline,
     ) -> Self {
         let names = plane.camera_names().iter().map(ToString::to_string).collect();
@@ -171,6 +175,7 @@ impl RecorderActor {
             plan,
             file: None,
             files: 0,
+            synchrony,
             index: Vec::new(),
             video: Vec::new(),
             timing: Timing::new(&[]),
@@ -257,7 +262,7 @@ impl RecorderActor {
         let first_seq: Vec<_> =
             self.plane.cameras.iter().map(|line| line.next_seq.load(Ordering::Relaxed)).collect();
         let mut file = caught(|| {
-            let writer = create(&self.plan, &self.plane, request, &path, (number, at), &first_seq)?;
+            let writer = create(&self.plan, &self.plane, request, &path, (number, at), &first_seq, self.synchrony.as_ref())?;
             let before = self.plane.ledger.snapshot();
             Ok(OpenFile { writer, path: path.clone(), before, first_seq })
         })?
@@ -425,6 +430,7 @@ fn create(
     path: &Path,
     (number, at): (u32, Timestamp),
     first_seq: &[u64],
+    synchrony: Option<&SynchronyOptions>,
 ) -> Result<SessionWriter, SessionFileError> {
     fault::point("recorder:create");
     if let Some(folder) = path.parent() {
@@ -482,6 +488,7 @@ fn create(
             config_text: &plan.config_text,
             backend: plane.backend().as_ref().unwrap_or(&none),
             cameras: &cameras,
+            synchrony,
             options: plan.options,
         },
     )
@@ -655,6 +662,14 @@ fn append_participant(
 
 fn camera_name(names: &[String], id: CameraId) -> &str {
     names.get(usize::from(id.0)).map_or("", String::as_str)
+}
+
+impl Handler<SynchronyFound> for RecorderActor {
+    type Result = ();
+
+    fn handle(&mut self, SynchronyFound(window): SynchronyFound, ctx: &mut Self::Context) {
+        self.write(ctx, |file, _, _| file.writer.append_synchrony(&window));
+    }
 }
 
 impl Handler<Event> for RecorderActor {

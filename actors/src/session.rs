@@ -39,6 +39,7 @@ use crate::supervision::{RestartPolicy, WatchPolicy, WhenExhausted, WhenHung};
 use crate::supervisor::{
     Change, ChildChanged, ChildSpec, CountAbandoned, Factory, StartChild, StopChild, SupervisorActor,
 };
+use crate::synchrony::{SynchronyActor, SynchronyOptions};
 use crate::verdict::{ReasonCode, Verdict};
 use crate::video::{StopVideo, VideoActor};
 
@@ -98,6 +99,8 @@ pub struct SessionPlan {
     pub pipelines: Vec<PipelinePlan>,
     /// How many people take part, if that is known.
     pub expected_participants: Option<u16>,
+    /// What is compared between participants; nothing without it.
+    pub synchrony: Option<SynchronyOptions>,
     /// What is the same for all recordings.
     pub recording: RecordingPlan,
     /// The recording that the session starts with; without it, none until one is asked for.
@@ -383,6 +386,25 @@ impl Cast {
         ChildSpec { id: ChildId::Participants, policy: plan.restarts, watch: WATCH_OTHERS, factory }
     }
 
+    fn synchrony_spec(
+        &self,
+        plan: &SessionPlan,
+        options: &SynchronyOptions,
+        events: Recipient<Event>,
+    ) -> ChildSpec {
+        let (port, outputs, options) =
+            (self.outputs.synchrony.clone(), self.outputs.clone(), options.clone());
+        let lossless = plan.cameras.iter().all(|camera| camera.lossless);
+        let factory: Factory = Box::new(move |lifeline| {
+            let (options, outputs, events) = (options.clone(), outputs.clone(), events.clone());
+            let make = move |lifeline| SynchronyActor::new(options, lossless, outputs, events, lifeline);
+            port.born(start_on_thread("yq-synchrony", lifeline, make))
+        });
+        // A session goes on without it.
+        let watch = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
+        ChildSpec { id: ChildId::Synchrony, policy: plan.restarts, watch, factory }
+    }
+
     fn video_spec(
         &self,
         plan: &SessionPlan,
@@ -424,10 +446,11 @@ impl Cast {
         failures: Recipient<RecordingFailed>,
     ) -> ChildSpec {
         let (plane, port) = (Arc::clone(plane), self.outputs.recorder.clone());
-        let recording = Arc::new(plan.recording.clone());
+        let (recording, synchrony) = (Arc::new(plan.recording.clone()), plan.synchrony.clone());
         let factory: Factory = Box::new(move |lifeline| {
-            let (plane, recording, failures) = (Arc::clone(&plane), Arc::clone(&recording), failures.clone());
-            let make = move |lifeline| RecorderActor::new(plane, recording, failures, lifeline);
+            let (plane, recording) = (Arc::clone(&plane), Arc::clone(&recording));
+            let (failures, synchrony) = (failures.clone(), synchrony.clone());
+            let make = move |lifeline| RecorderActor::new(plane, recording, failures, synchrony, lifeline);
             port.born(start_on_thread("yq-recorder", lifeline, make))
         });
         // A recorder is never restarted: its file cannot be continued by another.
@@ -512,6 +535,11 @@ impl Cast {
                 .await
                 .map_err(|cause| StartError::Streams { cause })?;
         }
+        if let Some(options) = &plan.synchrony {
+            self.start_child(self.synchrony_spec(plan, options, session.clone().recipient()))
+                .await
+                .map_err(|cause| StartError::Internal { cause })?;
+        }
         self.start_child(self.participants_spec(plan, plane.cameras.len(), session.recipient()))
             .await
             .map_err(|cause| StartError::Internal { cause })?;
@@ -550,7 +578,8 @@ impl Cast {
             .collect();
         let mut troubles = Vec::new();
         let lsl = plan.lsl.iter().map(|_| ChildId::Lsl).collect();
-        for children in [cameras, pipelines, vec![ChildId::Participants], lsl] {
+        let synchrony = plan.synchrony.iter().map(|_| ChildId::Synchrony).collect();
+        for children in [cameras, pipelines, vec![ChildId::Participants], synchrony, lsl] {
             let children: Vec<ChildId> = children;
             let patience = |id| match id {
                 ChildId::Pipeline(_) => PATIENCE.max(plan.pipeline_timeout),

@@ -306,6 +306,43 @@ fn an_inspection_adds_up() {
 }
 
 #[test]
+fn windows_of_synchrony_come_back_and_add_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.h5");
+    let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
+    let before = SessionReader::open(&path).unwrap();
+    assert_eq!(before.synchrony().unwrap().unwrap().pairs, [[1, 2], [1, 3], [2, 3]], "known from the start");
+    for n in 0..100 {
+        writer.append_synchrony(&window(n)).unwrap();
+    }
+    finish(writer);
+    let reader = SessionReader::open(&path).unwrap();
+    assert_eq!((before.window_count(), reader.window_count()), (0, 100));
+    let (rows, found) = (reader.windows(0..100).unwrap(), reader.likeness(0..100).unwrap());
+    for (n, row) in (0..).zip(&rows) {
+        let window = window(n);
+        assert_eq!((row.start_ns, row.end_ns), (window.start.0, window.end.0));
+        for (found, put) in found[n as usize * 6..][..6].iter().zip(window.likeness) {
+            let put = [put.r, put.lag_s, put.p, put.common];
+            assert_eq!(found.map(f32::to_bits), put.map(f32::to_bits));
+        }
+    }
+    assert!(reader.windows(0..101).is_err() && reader.likeness(99..101).is_err());
+    let told = reader.inspect(0).unwrap().synchrony.unwrap();
+    assert_eq!((told.windows, told.likeness.len()), (100, 6));
+    let last = &told.likeness[5];
+    assert_eq!((last.pair, &*last.group), ([2, 3], "smile"));
+    // Of windows 0 to 99 those of n + 5 that 3 divides are not known; p is 0.06.
+    assert_eq!((last.known, last.significant, last.median_lag_s), (67, 0, None));
+    assert!((last.median_r.unwrap() - 0.054).abs() < 1e-3, "{last:?}");
+    let second = &told.likeness[1];
+    assert_eq!((second.known, second.significant), (67, 67));
+    assert!((second.median_lag_s.unwrap() + 1.0 / 30.0).abs() < 1e-6, "{second:?}");
+    let text = reader.inspect(0).unwrap().to_string();
+    assert!(text.contains("synchrony P1–P2 smile: 67 of 100 windows known"), "{text}");
+}
+
+#[test]
 fn what_is_known_of_a_camera_is_in_its_attributes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("session.h5");

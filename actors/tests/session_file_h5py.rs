@@ -41,6 +41,8 @@ fn write(path: &Path, compression: Compression, frames: u64) -> SessionWriter {
             .unwrap();
     }
     writer.append_quality(START, "left", quality_item::CLOCK_DRIFT, 12.5).unwrap();
+    writer.append_synchrony(&window(0)).unwrap();
+    writer.append_synchrony(&window(1)).unwrap();
     writer
 }
 
@@ -55,6 +57,15 @@ fn check_values(seen: &Value, frames: u64) {
         serde_json::json!([[1, 0, "left", "ü", {"ü": 2}], [2, 0, "left", "ü", {"ü": 2}], [1, 9, "left", "ü", {"ü": 2}]])
     );
     assert_eq!(seen["quality"], serde_json::json!([[START.0, 12.5, "left", "clock_drift_ppm"]]));
+    assert_eq!(seen["pairs"], serde_json::json!([[1, 2], [1, 3], [2, 3]]));
+    assert_eq!(
+        seen["groups"],
+        serde_json::json!({"jaw": ["jawOpen"], "smile": ["mouthSmileLeft", "mouthSmileRight"]})
+    );
+    let windows = [0, 1].map(window).map(|window| [window.start.0, window.end.0]);
+    assert_eq!(seen["windows"], serde_json::json!(windows));
+    let common = serde_json::json!([[0.0, 0.25], [0.5, 0.75], [1.0, 1.25]]);
+    assert_eq!(seen["common"], serde_json::json!([common, common]));
     assert_eq!(seen["cameras"]["left"]["index"], 1);
     let nothing = serde_json::json!({"size": null, "format": null, "fps": null});
     assert_eq!(

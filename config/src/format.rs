@@ -21,7 +21,8 @@ use crate::rules;
 use crate::table::{At, Leaf, Problems, Value, table, type_name};
 use crate::values::{
     AutoOr, ByteSize, ControlValue, DetectorSize, DeviceSelector, FormatVersion, Fraction, FrameRate, Gpus,
-    Int, MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, StreamPattern, Threads,
+    Int, MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, StreamPattern,
+    SynchronyGroup, Threads,
 };
 
 table! {
@@ -39,6 +40,8 @@ table! {
         gpu: GpuConfig = {},
         /// The people that are expected.
         participants: ParticipantsConfig = {},
+        /// How alike the participants' faces move.
+        synchrony: SynchronyConfig = {},
         /// The session's file.
         recording: RecordingConfig = {},
         /// What is sent and received over Lab Streaming Layer (LSL).
@@ -248,6 +251,30 @@ table! {
         expected: Option<Int<1, 64>>,
         /// Their names, given in the order in which they are first seen.
         names: Option<Vec<ParticipantName>>,
+    }
+}
+
+table! {
+    /// How alike the participants' faces move: for each pair of participants and group of blendshapes, the correlation over a window at the lag where it is strongest, and how likely chance alone gives as much.
+    pub struct SynchronyConfig {
+        /// Whether it is computed. Needs `participants.expected`.
+        enabled: bool = false,
+        /// Samples a second to which the rows of all cameras are brought; lags are whole samples.
+        rate: Int<5, 120> = 30,
+        /// Length of a window. In half of it both must be seen.
+        window: Period<1_000, 60_000> = "10s",
+        /// From one window to the next.
+        step: Period<100, 60_000> = "1s",
+        /// Lags from minus to plus this are looked at.
+        max_lag: Period<0, 10_000> = "1s",
+        /// The past in which one of the two is shifted in a circle to see what chance gives; at least a window and twice the largest lag. p cannot be less than about 2 × max_lag / history.
+        history: Period<2_000, 600_000> = "2min",
+        /// Circular shifts that each window is compared with. 0: no p, and far less to compute.
+        shifts: Int<0, 100_000> = 199,
+        /// Decides which shifts.
+        seed: u64 = 1,
+        /// What is compared: names, each with the blendshapes whose mean it is. Written, it takes the place of all of these.
+        groups: Vec<SynchronyGroup> = { smile = ["mouthSmileLeft", "mouthSmileRight"], brow = ["browInnerUp", "browOuterUpLeft", "browOuterUpRight"], eye = ["eyeBlinkLeft", "eyeBlinkRight"], jaw = ["jawOpen"] },
     }
 }
 
@@ -486,6 +513,8 @@ pub struct Config {
     pub gpu: GpuConfig,
     /// The people that are expected.
     pub participants: ParticipantsConfig,
+    /// How alike the participants' faces move.
+    pub synchrony: SynchronyConfig,
     /// The session's file.
     pub recording: RecordingConfig,
     /// What is sent and received over LSL.
@@ -528,6 +557,7 @@ impl Config {
             pipeline: tables.pipeline,
             gpu: tables.gpu,
             participants: tables.participants,
+            synchrony: tables.synchrony,
             recording: tables.recording,
             lsl: tables.lsl,
             supervision: tables.supervision,

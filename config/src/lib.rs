@@ -23,12 +23,13 @@ pub use choices::{
 pub use format::{
     CameraConfig, Config, ControlsConfig, FileSource, GpuConfig, LogConfig, LslConfig, MarkersConfig,
     ParticipantsConfig, PipelineConfig, RecordingConfig, SceneSource, SessionConfig, SourceConfig,
-    SupervisionConfig, UsualControls, V4l2Source, VideoConfig,
+    SupervisionConfig, SynchronyConfig, UsualControls, V4l2Source, VideoConfig,
 };
 pub use problem::{ConfigErrors, Position, Problem};
 pub use schema::schema;
 pub use values::{
     AutoOr, ByteSize, ControlValue, DetectorSize, DeviceSelector, Fraction, FrameRate, Gpus, Int,
-    MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, StreamPattern, Threads,
+    MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, StreamPattern, SynchronyGroup,
+    Threads,
     ValueError,
 };

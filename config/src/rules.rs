@@ -8,7 +8,7 @@ use toml::de::DeValue;
 use youquanti_models::CameraName;
 
 use crate::choices::{Backend, Detector, LslProfile, Pace, Precision, VideoCodec};
-use crate::format::{LslConfig, PipelineConfig, SupervisionConfig, find, table_label};
+use crate::format::{LslConfig, PipelineConfig, SupervisionConfig, SynchronyConfig, find, table_label};
 use crate::table::{At, Key, Leaf, Problems};
 use crate::values::{DetectorSize, DeviceSelector, Gpus, Int, Ordinal, ParticipantName, Period};
 
@@ -25,6 +25,7 @@ pub(crate) fn check(root: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) {
     rules.precision();
     rules.participants();
     rules.lsl();
+    rules.synchrony();
     rules.backoff();
     rules.derived_only();
 }
@@ -213,6 +214,40 @@ impl Rules<'_, '_> {
                 self.report(quality, "does not go without the mesh", "add mesh = true");
             }
             _ => {}
+        }
+    }
+
+    /// Pairs are made of people who are expected, and chance is looked for in a past that holds what is compared.
+    fn synchrony(&mut self) {
+        let enabled = "synchrony.enabled";
+        if self.written(enabled) == Some(true) {
+            let remedy = "write how many people take part: expected = 2 or more in [participants]";
+            match self.written::<Int<1, 64>>("participants.expected").map(Int::get) {
+                None => self.report(enabled, "needs participants.expected", remedy),
+                Some(1) => self.report(enabled, "needs two participants, and one is expected", remedy),
+                Some(_) => {}
+            }
+        }
+        let keys = SynchronyConfig::KEYS;
+        let (Some(window), Some(max_lag), Some(history)) = (
+            self.written_or::<Period<1_000, 60_000>>("synchrony.window", keys),
+            self.written_or::<Period<0, 10_000>>("synchrony.max_lag", keys),
+            self.written_or::<Period<2_000, 600_000>>("synchrony.history", keys),
+        ) else {
+            return;
+        };
+        let least = window.get() + 2 * max_lag.get();
+        if history.get() < least {
+            let phrase = format!("is too little: window and twice max_lag are {} s", least.as_secs_f64());
+            let written = ["synchrony.history", "synchrony.window", "synchrony.max_lag"]
+                .into_iter()
+                .find(|path| find(self.root, path).is_some());
+            if let Some("synchrony.history") = written {
+                self.report("synchrony.history", &phrase, "lengthen it, ten times that or more");
+            } else if let Some(path) = written {
+                let phrase = format!("does not fit into history = \"{history}\"");
+                self.report(path, &phrase, "shorten it, or lengthen history");
+            }
         }
     }
 

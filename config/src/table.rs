@@ -349,14 +349,20 @@ pub(crate) fn table_schema(keys: &[Key], about: &str) -> Json {
     })
 }
 
-/// A default as JSON; defaults are words, numbers, switches and empty tables.
+/// A default as JSON; defaults are words, numbers, switches, and lists and tables of them.
 fn plain(value: &DeValue<'_>) -> Json {
     match value {
         DeValue::String(text) => json!(text),
         DeValue::Boolean(switch) => json!(switch),
         DeValue::Integer(number) => json!(number.as_str().parse::<i64>().ok()),
         DeValue::Float(number) => json!(number.as_str().parse::<f64>().ok()),
-        _ => json!({}),
+        DeValue::Array(list) => list.iter().map(|value| plain(value.get_ref())).collect(),
+        DeValue::Table(table) => table
+            .iter()
+            .map(|(key, value)| (key.get_ref().to_string(), plain(value.get_ref())))
+            .collect::<Map<_, _>>()
+            .into(),
+        DeValue::Datetime(_) => Json::Null,
     }
 }
 

@@ -11,8 +11,9 @@ use serde_json::{Value as Json, json};
 use toml::Spanned;
 use toml::de::{DeInteger, DeValue};
 use youquanti_models::CameraName;
+use youquanti_models::blendshapes::NAMES;
 
-use crate::table::{At, Leaf, Misfit, Problems, Value, type_name};
+use crate::table::{At, Leaf, Misfit, Problems, Value, nearest, type_name};
 
 /// Why a text is not the value that it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -479,6 +480,99 @@ impl Leaf for StreamPattern {
 
     fn schema() -> Json {
         json!({ "type": "string", "minLength": 1, "maxLength": 256 })
+    }
+}
+
+/// Blendshapes that are compared as one, by their mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SynchronyGroup {
+    name: String,
+    channels: Vec<usize>,
+}
+
+impl SynchronyGroup {
+    /// Its name: 1 to 32 of `a-z A-Z 0-9 _ -`, beginning with a letter.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its blendshapes by their places in `youquanti_models::blendshapes::NAMES`: 1 to 52, none twice.
+    pub fn channels(&self) -> &[usize] {
+        &self.channels
+    }
+
+    fn read(at: At<'_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let mut wrong = |phrase: &str, remedy: String| {
+            problems.misfit(at, phrase, Some(BLENDSHAPES.to_owned()), remedy);
+            None
+        };
+        if !is_name(at.key, 32) {
+            return wrong("has no name for a group", format!("call it by {}", name_rule(32)));
+        }
+        let list = match at.value.get_ref().as_array() {
+            Some(list) if !list.is_empty() => list,
+            Some(_) => return wrong("names no blendshape", format!("write {BLENDSHAPES}, or remove it")),
+            None => {
+                let phrase = format!("is {}, not a list", type_name(at.value.get_ref()));
+                return wrong(&phrase, format!("write {BLENDSHAPES}"));
+            }
+        };
+        let mut channels = Vec::new();
+        for value in list {
+            let Some(written) = value.get_ref().as_str() else {
+                return wrong("has something that is no name", format!("write {BLENDSHAPES}"));
+            };
+            let Some(channel) = NAMES.iter().position(|name| *name == written) else {
+                let near = nearest(written, NAMES.iter().copied());
+                let remedy =
+                    near.map_or(format!("write {BLENDSHAPES}"), |near| format!("did you mean {near:?}?"));
+                return wrong(&format!("has {written:?}, which is no blendshape"), remedy);
+            };
+            if channels.contains(&channel) {
+                return wrong(&format!("has {written:?} twice"), "write each blendshape once".to_owned());
+            }
+            channels.push(channel);
+        }
+        Some(Self { name: at.key.to_owned(), channels })
+    }
+}
+
+/// What a group may be.
+const BLENDSHAPES: &str = "a list of blendshapes, such as [\"jawOpen\"]";
+
+/// Most groups of blendshapes.
+const MOST_GROUPS: usize = 16;
+
+impl Value for Vec<SynchronyGroup> {
+    fn read(at: At<'_>, problems: &mut Problems<'_>) -> Option<Self> {
+        let allowed = format!("a table of 1 to {MOST_GROUPS} names, each with {BLENDSHAPES}");
+        let Some(table) = at.value.get_ref().as_table() else {
+            let phrase = format!("is {}, not a table", type_name(at.value.get_ref()));
+            problems.misfit(at, &phrase, Some(allowed.clone()), format!("write {allowed}"));
+            return None;
+        };
+        if !(1..=MOST_GROUPS).contains(&table.len()) {
+            let phrase = format!("has {} groups, outside 1..={MOST_GROUPS}", table.len());
+            problems.misfit(at, &phrase, Some(allowed.clone()), format!("write {allowed}"));
+            return None;
+        }
+        let label = at.label();
+        let read_one = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+            let key: &std::borrow::Cow<'_, str> = key.get_ref();
+            SynchronyGroup::read(At { table: &label, key, value }, problems)
+        };
+        let groups: Vec<_> = table.iter().map(read_one).collect();
+        groups.into_iter().collect()
+    }
+
+    fn schema() -> Json {
+        let channels = json!({
+            "type": "array", "items": { "enum": NAMES.to_vec() }, "minItems": 1, "uniqueItems": true,
+        });
+        json!({
+            "type": "object", "additionalProperties": channels, "propertyNames": name_schema(32),
+            "minProperties": 1, "maxProperties": MOST_GROUPS,
+        })
     }
 }
 

@@ -616,3 +616,58 @@ proptest! {
         prop_assert!(Config::from_toml(&damaged, "any").is_err());
     }
 }
+
+#[test]
+fn synchrony() {
+    let two = "[participants]\nexpected = 2\n[synchrony]\n";
+    check_tables(&format!("{two}enabled = true\ngroups = {{ cheek = [\"cheekPuff\"] }}"), &[]);
+    check_tables(
+        "[synchrony]\nenabled = true",
+        &[
+            "6:11 synchrony: enabled = true needs participants.expected | write how many people take part: expected = 2 or \
+           more in [participants]",
+        ],
+    );
+    check_tables(
+        "[participants]\nexpected = 1\n[synchrony]\nenabled = true",
+        &[
+            "8:11 synchrony: enabled = true needs two participants, and one is expected | write how many people take part: \
+           expected = 2 or more in [participants]",
+        ],
+    );
+    check_tables(
+        &format!("{two}history = \"11s\""),
+        &[
+            "8:11 synchrony: history = \"11s\" is too little: window and twice max_lag are 12 s | lengthen it, ten times \
+           that or more",
+        ],
+    );
+    check_tables(
+        &format!("{two}window = \"60s\"\nmax_lag = \"10s\"\nhistory = \"10s\""),
+        &[
+            "10:11 synchrony: history = \"10s\" is too little: window and twice max_lag are 80 s | lengthen it, ten times \
+           that or more",
+        ],
+    );
+    let list = "a list of blendshapes, such as [\"jawOpen\"]";
+    check_tables(
+        &format!(
+            "{two}groups = {{ a = [], b = 3, c = [\"jawopen\"], d = [\"x\"], e = [7], f = [\"jawOpen\", \"jawOpen\"] }}"
+        ),
+        &[
+            &format!("8:16 synchrony, groups: a = [] names no blendshape | write {list}, or remove it"),
+            &format!("8:24 synchrony, groups: b = 3 is a whole number, not a list | write {list}"),
+            "8:31 synchrony, groups: c = [\"jawopen\"] has \"jawopen\", which is no blendshape | did you mean \"jawOpen\"?",
+            &format!("8:48 synchrony, groups: d = [\"x\"] has \"x\", which is no blendshape | write {list}"),
+            &format!("8:59 synchrony, groups: e = [7] has something that is no name | write {list}"),
+            "8:68 synchrony, groups: f = [\"jawOpen\", \"jawOpen\"] has \"jawOpen\" twice | write each blendshape once",
+        ],
+    );
+    check_tables(
+        &format!("{two}groups = {{}}"),
+        &[
+            "8:10 synchrony: groups = {} has 0 groups, outside 1..=16 | write a table of 1 to 16 names, each with a list of \
+           blendshapes, such as [\"jawOpen\"]",
+        ],
+    );
+}

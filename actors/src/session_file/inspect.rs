@@ -42,6 +42,8 @@ pub struct Inspection {
     pub cameras: Vec<CameraInspection>,
     /// In the order of their ids.
     pub participants: Vec<ParticipantInspection>,
+    /// What was compared between participants; none if that was not asked for.
+    pub synchrony: Option<SynchronyInspection>,
     /// Number of markers.
     pub markers: u64,
     /// Number of events of each kind.
@@ -139,6 +141,32 @@ pub struct ParticipantInspection {
     pub tracks: u64,
 }
 
+/// Synchrony in figures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SynchronyInspection {
+    /// Windows.
+    pub windows: u64,
+    /// For each pair, and each group of channels within it.
+    pub likeness: Vec<LikenessInspection>,
+}
+
+/// How alike two participants moved.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LikenessInspection {
+    /// Numbers of both, 1 is `P1`.
+    pub pair: [u32; 2],
+    /// The group of channels.
+    pub group: String,
+    /// Windows with an r: both were seen for long enough, and moved.
+    pub known: u64,
+    /// Windows with p up to 0.05, out of which 0.05 are expected by chance.
+    pub significant: u64,
+    /// Median of r over the windows that have one.
+    pub median_r: Option<f64>,
+    /// Median lag over the significant windows, seconds; positive: the second follows the first.
+    pub median_lag_s: Option<f64>,
+}
+
 /// A time in which something was away.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GapInspection {
@@ -216,6 +244,7 @@ impl SessionReader {
             duration_s: seconds(committed_at_ns.saturating_sub(self.header().clock_start_ns)),
             cameras: (0..self.cameras().len()).map(|id| self.camera(id)).collect::<Result<_, _>>()?,
             participants: self.participants()?,
+            synchrony: self.inspect_synchrony()?,
             markers: self.count(MARKERS),
             events_by_kind,
             events: self.events(last_events)?,
@@ -289,6 +318,37 @@ impl SessionReader {
                 tracks: tracks.get(&row.id).map_or(0, |set| set.len() as u64),
             })
             .collect())
+    }
+
+    fn inspect_synchrony(&self) -> Result<Option<SynchronyInspection>, SessionFileError> {
+        let Some(facts) = self.synchrony()? else { return Ok(None) };
+        let windows = self.window_count();
+        let kinds = facts.pairs.len() * facts.groups.len();
+        let mut r = vec![Vec::new(); kinds];
+        let mut lags = vec![Vec::new(); kinds];
+        let block = (BLOCK / kinds.max(1) as u64).max(1);
+        for start in (0..windows).step_by(block as usize) {
+            let found = self.likeness(start..windows.min(start + block))?;
+            for (index, [value, lag_s, p, _]) in found.into_iter().enumerate() {
+                if !value.is_nan() {
+                    r[index % kinds].push(f64::from(value));
+                }
+                if p <= 0.05 {
+                    lags[index % kinds].push(f64::from(lag_s));
+                }
+            }
+        }
+        let named = facts.pairs.iter().flat_map(|&pair| facts.groups.iter().map(move |group| (pair, group)));
+        let likeness =
+            named.zip(r.into_iter().zip(lags)).map(|((pair, group), (r, lags))| LikenessInspection {
+                pair,
+                group: group.clone(),
+                known: r.len() as u64,
+                significant: lags.len() as u64,
+                median_r: median(r),
+                median_lag_s: median(lags),
+            });
+        Ok(Some(SynchronyInspection { windows, likeness: likeness.collect() }))
     }
 
     /// The newest row of each gap, which is known by its source and its start.
@@ -454,6 +514,13 @@ fn latency(stage: &'static str, mut micros: Vec<u32>) -> Option<LatencyInspectio
     })
 }
 
+/// The middle of the values; none of none.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    Some(f64::midpoint(values[last / 2], values[last.div_ceil(2)]))
+}
+
 /// A text of the file as JSON; null for one that is none.
 fn parsed(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_default()
@@ -504,6 +571,9 @@ impl fmt::Display for Inspection {
         for person in &self.participants {
             writeln!(f, "P{}        {} {}, {} tracks", person.id, person.name, person.role, person.tracks)?;
         }
+        if let Some(synchrony) = &self.synchrony {
+            synchrony.fmt(f)?;
+        }
         for entry in &self.ledger {
             let dropped: u64 = entry.dropped.values().sum();
             let under_way = entry.captured.saturating_sub(entry.delivered + dropped);
@@ -539,6 +609,32 @@ impl fmt::Display for Inspection {
         for event in &self.events {
             let at = seconds(event.time_ns.saturating_sub(header.clock_start_ns));
             writeln!(f, "{at:>9.3} s {} {} {}", event.source, event.kind, event.text)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for SynchronyInspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for of in &self.likeness {
+            let [first, second] = of.pair;
+            write!(
+                f,
+                "synchrony P{first}–P{second} {}: {} of {} windows known",
+                of.group, of.known, self.windows
+            )?;
+            if let Some(r) = of.median_r {
+                write!(f, ", median r {r:.2}, p ≤ 0.05 in {}", of.significant)?;
+            }
+            if let Some(lag) = of.median_lag_s {
+                write!(
+                    f,
+                    ", there P{second} {:.2} s {}",
+                    lag.abs(),
+                    if lag < 0.0 { "earlier" } else { "later" }
+                )?;
+            }
+            writeln!(f)?;
         }
         Ok(())
     }
@@ -652,8 +748,7 @@ impl QualitySeries {
     fn text(&self, scale: f64, unit: &str) -> Option<String> {
         let mut sorted: Vec<_> = self.value.iter().map(|value| value * scale).collect();
         sorted.sort_unstable_by(f64::total_cmp);
-        let last = sorted.len().checked_sub(1)?;
-        let median = f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]);
+        let median = median(sorted.clone())?;
         Some(match &sorted[..] {
             [least, .., most] => format!("{median:.3} {unit} ({least:.3} to {most:.3})"),
             _ => format!("{median:.3} {unit}"),

@@ -19,13 +19,13 @@ use youquanti_models::ids::CameraId;
 
 pub(crate) use disk::free_bytes;
 pub use inspect::{
-    CameraInspection, GapInspection, Inspection, LatencyInspection, LedgerInspection, ParticipantInspection,
-    QualitySeries, StopInspection,
+    CameraInspection, GapInspection, Inspection, LatencyInspection, LedgerInspection, LikenessInspection,
+    ParticipantInspection, QualitySeries, StopInspection, SynchronyInspection,
 };
-pub use reader::{CameraFacts, HeaderFacts, Opened, SessionReader, TextEntry};
+pub use reader::{CameraFacts, HeaderFacts, Opened, SessionReader, SynchronyFacts, TextEntry};
 pub use schema::{
-    AskedMode, FORMAT, FaceRow, FrameRow, LATENCY_STAGES, NOT_RUN, ResultRow, VERSION, VideoRow, ledger_item,
-    quality_item,
+    AskedMode, FORMAT, FaceRow, FrameRow, LATENCY_STAGES, LIKENESS_COLUMNS, NOT_RUN, ResultRow, VERSION,
+    VideoRow, WindowRow, ledger_item, quality_item,
 };
 pub use writer::{
     CameraHeader, Compression, FlushReport, Gap, Participant, SessionHeader, SessionOptions, SessionWriter,
@@ -111,6 +111,12 @@ pub enum SessionFileError {
     UnknownCamera {
         /// The camera of the row.
         camera: CameraId,
+    },
+    /// Rows of a table that was not asked for when the file was made.
+    #[error("table {table} was not asked for when the session file was made")]
+    NotAsked {
+        /// Which table.
+        table: &'static str,
     },
     /// Faces and the participants they belong to must come in the same number.
     #[error("{faces} faces came with {participants} participants")]

@@ -105,6 +105,17 @@ pub struct TextEntry {
     pub text: String,
 }
 
+/// What was compared between participants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SynchronyFacts {
+    /// Numbers of both participants, 1 is `P1`.
+    pub pairs: Vec<[u32; 2]>,
+    /// Names of the groups of channels.
+    pub groups: Vec<String>,
+    /// Blendshapes of each group.
+    pub channels: Vec<Vec<String>>,
+}
+
 /// A session file, open for reading. Shows the rows that were committed when it was opened.
 pub struct SessionReader {
     file: File,
@@ -254,6 +265,45 @@ impl SessionReader {
         Ok(flat.as_chunks::<4>().0.as_chunks::<4>().0.to_vec())
     }
 
+    /// What was compared between participants; none if that was not asked for.
+    ///
+    /// # Errors
+    /// `Hdf5`, `Json`; the same, and `OutOfRange`, for the next two.
+    pub fn synchrony(&self) -> Result<Option<SynchronyFacts>, SessionFileError> {
+        let pairs = format!("/{SYNCHRONY}/{PAIRS}");
+        if !self.committed.contains_key(&pairs) {
+            return Ok(None);
+        }
+        let pairs = self.read::<PairRow>(&pairs, 0..self.rows_of(&pairs))?;
+        let path = format!("/{SYNCHRONY}/{VALUES}");
+        let values = self.file.dataset(&path).map_err(failed_to("open", &*path))?;
+        let groups: Vec<Label> = read_list(&values, "groups")?;
+        Ok(Some(SynchronyFacts {
+            pairs: pairs.iter().map(|pair| [pair.first, pair.second]).collect(),
+            groups: groups.iter().map(text_of).collect(),
+            channels: read_json(&values, "channels")?,
+        }))
+    }
+
+    /// Committed windows of synchrony; 0 where it was not asked for.
+    pub fn window_count(&self) -> u64 {
+        self.rows_of(&format!("/{SYNCHRONY}/{WINDOWS}"))
+    }
+
+    /// Windows of synchrony.
+    pub fn windows(&self, rows: Range<u64>) -> Result<Vec<WindowRow>, SessionFileError> {
+        let path = format!("/{SYNCHRONY}/{WINDOWS}");
+        self.check_range(&path, &rows, self.window_count())?;
+        self.read(&path, rows)
+    }
+
+    /// What these windows found: [`LIKENESS_COLUMNS`] of each group of each pair, one window after the other.
+    pub fn likeness(&self, rows: Range<u64>) -> Result<Vec<[f32; LIKENESS_COLUMNS.len()]>, SessionFileError> {
+        let path = format!("/{SYNCHRONY}/{VALUES}");
+        self.check_range(&path, &rows, self.window_count())?;
+        Ok(self.read::<f32>(&path, rows)?.as_chunks().0.to_vec())
+    }
+
     /// The newest `last` events, oldest first.
     ///
     /// # Errors
@@ -346,7 +396,9 @@ impl SessionReader {
             [LANDMARKS, BLENDSHAPES, HEAD_POSE].map(|table| (camera_path(facts, table), rows))
         });
         let listed = self.committed.iter().map(|(path, &rows)| (path.clone(), rows));
-        for (table, committed) in listed.chain(of_faces) {
+        let of_windows = listed.clone().filter(|(path, _)| *path == format!("/{SYNCHRONY}/{WINDOWS}"));
+        let of_windows = of_windows.map(|(_, rows)| (format!("/{SYNCHRONY}/{VALUES}"), rows));
+        for (table, committed) in listed.chain(of_faces).chain(of_windows) {
             let dataset = self.file.dataset(&table).map_err(failed_to("open", &*table))?;
             let found = dataset.shape().first().map_or(0, |&rows| rows as u64);
             if found < committed {

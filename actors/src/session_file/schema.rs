@@ -8,6 +8,7 @@ use hdf5::types::FixedUnicode;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::Asked;
+use crate::synchrony::SynchronyOptions;
 
 /// Attribute `format` of every session file.
 pub const FORMAT: &str = "youquanti-session";
@@ -81,6 +82,9 @@ pub mod quality_item {
 
     const PHASE_PREFIX: &str = "phase_to:";
 }
+
+/// Last dimension of `/synchrony/values`: see [`Likeness`](crate::synchrony::Likeness).
+pub const LIKENESS_COLUMNS: [&str; 4] = ["r", "lag_s", "p", "common"];
 
 /// What was asked of a camera, JSON in its attribute `asked`; `None` was left to the camera.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -160,6 +164,11 @@ pub(super) const LEDGER: &str = "ledger";
 pub(super) const QUALITY: &str = "quality";
 pub(super) const CLOCK: &str = "clock";
 pub(super) const STOP: &str = "stop";
+pub(super) const SYNCHRONY: &str = "synchrony";
+/// Tables of [`SYNCHRONY`], which is there only where it was asked for.
+pub(super) const PAIRS: &str = "pairs";
+pub(super) const WINDOWS: &str = "windows";
+pub(super) const VALUES: &str = "values";
 pub(super) const COMMITTED: &str = "committed";
 
 /// Attribute of [`COMMITTED`]: the paths of the tables whose row counts its columns are.
@@ -172,11 +181,23 @@ pub(super) const ATTRIBUTE_LIMIT: usize = 60 << 10;
 
 /// Rows of a chunk: the unit in which a table grows on disk, is compressed, and is buffered in memory.
 pub(super) mod chunk_rows {
+    use crate::synchrony::SynchronyOptions;
+
     pub(crate) const FRAMES: usize = 256;
     /// Faces, landmarks, blendshapes and head poses: 370 kB of landmarks.
     pub(crate) const FACES: usize = 64;
     pub(crate) const SMALL: usize = 64;
     pub(crate) const TEXT: usize = 16384;
+
+    /// Windows of synchrony: as many as 64 kB hold, at least one.
+    pub(crate) fn synchrony(options: &SynchronyOptions) -> usize {
+        ((64 << 10) / super::synchrony_row_bytes(options)).clamp(1, SMALL)
+    }
+}
+
+/// Bytes of a row of `/synchrony/values`.
+pub(super) fn synchrony_row_bytes(options: &SynchronyOptions) -> usize {
+    options.pairs().count() * options.groups.len() * LIKENESS_COLUMNS.len() * size_of::<f32>()
 }
 
 /// A row of `/cameras/<name>/frames`.
@@ -329,6 +350,24 @@ pub(super) struct StopRow {
     pub(super) text_length: u64,
 }
 
+/// A row of `/synchrony/pairs`: two participants, 1 is `P1`. All are written at the session's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub(super) struct PairRow {
+    pub(super) first: u32,
+    pub(super) second: u32,
+}
+
+/// A row of `/synchrony/windows`: the window of the first one's samples. Row i of `values` belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
+#[repr(C)]
+pub struct WindowRow {
+    /// Capture time of its first sample, nanoseconds of `CLOCK_MONOTONIC`.
+    pub start_ns: u64,
+    /// Capture time of its last sample.
+    pub end_ns: u64,
+}
+
 /// A network: an element of the attribute `models`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
 #[repr(C)]
@@ -372,6 +411,8 @@ mod tests {
         check::<QualityRow>();
         check::<ClockRow>();
         check::<StopRow>();
+        check::<PairRow>();
+        check::<WindowRow>();
         check::<ModelEntry>();
     }
 

@@ -20,6 +20,7 @@ use youquanti_models::time::{Timestamp, UtcNanos};
 
 use crate::calibration::StampOffset;
 use crate::capture::{Asked, ControlReading};
+use crate::synchrony::{SynchronyOptions, SynchronyWindow};
 
 use super::disk::DiskSpace;
 use super::schema::*;
@@ -51,6 +52,8 @@ pub struct SessionHeader<'a> {
     pub backend: &'a BackendInfo,
     /// In the order of their `CameraId`.
     pub cameras: &'a [CameraHeader<'a>],
+    /// What is compared between participants, if anything.
+    pub synchrony: Option<&'a SynchronyOptions>,
     /// How the file is written.
     pub options: SessionOptions,
 }
@@ -191,6 +194,15 @@ struct CameraTables {
     forced_at: Timestamp,
 }
 
+/// The tables of synchrony. Row i of both belongs together.
+struct SynchronyTables {
+    pairs: Table<PairRow>,
+    windows: Table<WindowRow>,
+    values: Table<f32>,
+    /// A row of `values`, made anew for each window in the same memory.
+    row: Vec<f32>,
+}
+
 /// An open session file. Dropping it without [`finish`](Self::finish) keeps what was flushed.
 pub struct SessionWriter {
     cameras: Vec<CameraTables>,
@@ -203,6 +215,7 @@ pub struct SessionWriter {
     quality: Table<QualityRow>,
     clock: Table<ClockRow>,
     stop: Table<StopRow>,
+    synchrony: Option<SynchronyTables>,
     committed: Table<u64>,
     /// A row of `/committed`, made anew at each flush in the same memory.
     commit_row: Vec<u64>,
@@ -244,7 +257,7 @@ impl SessionWriter {
 
     /// Turns the empty file `unfinished` into a session file that will be called `path`.
     fn fill(path: &Path, unfinished: &Path, header: &SessionHeader<'_>) -> Result<Self, SessionFileError> {
-        let waiting = buffered_bytes(header.cameras.len());
+        let waiting = buffered_bytes(header.cameras.len(), header.synchrony);
         let space = DiskSpace::set_aside(path, header.options.reserve_bytes.max(4 * waiting))?;
         let file = File::with_options()
             .with_fapl(|access| access.libver_v110())
@@ -256,7 +269,9 @@ impl SessionWriter {
             .zip(header.cameras)
             .map(|(index, camera)| CameraTables::create(&parent, index, camera, header.options.compression))
             .collect::<Result<Vec<_>, _>>()?;
-        let columns = committed_columns(header.cameras);
+        let synchrony =
+            header.synchrony.map(|options| SynchronyTables::create(&file, options)).transpose()?;
+        let columns = committed_columns(header.cameras, synchrony.is_some());
         let mut writer = Self {
             cameras,
             participants: small(&file, PARTICIPANTS)?,
@@ -268,6 +283,7 @@ impl SessionWriter {
             quality: small(&file, QUALITY)?,
             clock: small(&file, CLOCK)?,
             stop: small(&file, STOP)?,
+            synchrony,
             committed: table(&file, COMMITTED, &[columns.len()], chunk_rows::SMALL, false)?,
             commit_row: Vec::with_capacity(columns.len()),
             file,
@@ -436,6 +452,19 @@ impl SessionWriter {
         self.note(result, QUALITY)
     }
 
+    /// Adds a window of synchrony.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `NotAsked`, `Hdf5`.
+    pub fn append_synchrony(&mut self, window: &SynchronyWindow) -> Result<(), SessionFileError> {
+        self.admit(size_of::<WindowRow>() + size_of_val(&*window.likeness))?;
+        let Some(tables) = &mut self.synchrony else {
+            return Err(SessionFileError::NotAsked { table: SYNCHRONY });
+        };
+        let result = tables.append(window);
+        self.note(result, SYNCHRONY)
+    }
+
     /// Adds the same instant on both clocks.
     ///
     /// # Errors
@@ -486,7 +515,7 @@ impl SessionWriter {
         };
         // Tables hold the file open, so they go first.
         drop((self.cameras, self.participants, self.markers, self.events, self.gaps, self.text));
-        drop((self.ledger, self.quality, self.clock, self.stop, self.committed));
+        drop((self.ledger, self.quality, self.clock, self.stop, self.synchrony, self.committed));
         self.file.close().map_err(failed_to("close", summary.path.display().to_string()))?;
         summary.file_bytes = std::fs::metadata(&summary.path).map_or(0, |meta| meta.len());
         Ok(summary)
@@ -588,6 +617,9 @@ impl SessionWriter {
         self.quality.write_out().map_err(failed_to("write rows to", QUALITY))?;
         self.clock.write_out().map_err(failed_to("write rows to", CLOCK))?;
         self.stop.write_out().map_err(failed_to("write rows to", STOP))?;
+        if let Some(synchrony) = &mut self.synchrony {
+            synchrony.write_out().map_err(failed_to("write rows to", SYNCHRONY))?;
+        }
         self.file.flush().map_err(failed_to("flush", self.path.display().to_string()))?;
 
         // In the order of `committed_columns`.
@@ -613,6 +645,9 @@ impl SessionWriter {
             self.clock.written(),
             self.stop.written(),
         ]);
+        if let Some(synchrony) = &self.synchrony {
+            self.commit_row.extend([synchrony.pairs.written(), synchrony.windows.written()]);
+        }
         self.committed.append(&self.commit_row).map_err(failed_to("append to", COMMITTED))?;
         self.committed.write_out().map_err(failed_to("write rows to", COMMITTED))?;
         self.committed.dataset().flush().map_err(failed_to("flush", COMMITTED))?;
@@ -734,6 +769,53 @@ impl CameraTables {
     }
 }
 
+impl SynchronyTables {
+    fn create(file: &File, options: &SynchronyOptions) -> Result<Self, SessionFileError> {
+        let group = file.create_group(SYNCHRONY).map_err(failed_to("create", SYNCHRONY))?;
+        let pairs: Vec<_> = options
+            .pairs()
+            .map(|[first, second]| PairRow { first: first.0.into(), second: second.0.into() })
+            .collect();
+        let shape = [pairs.len(), options.groups.len(), LIKENESS_COLUMNS.len()];
+        let mut tables = Self {
+            pairs: small(&group, PAIRS)?,
+            windows: table(&group, WINDOWS, &[], chunk_rows::SMALL, false)?,
+            values: table(&group, VALUES, &shape, chunk_rows::synchrony(options), false)?,
+            row: Vec::with_capacity(shape.iter().product()),
+        };
+        let values = tables.values.dataset();
+        list_attribute(values, "columns", &LIKENESS_COLUMNS)?;
+        let names: Vec<_> = options.groups.iter().map(|group| &group.name).collect();
+        list_attribute(values, "groups", &names)?;
+        let channels: Vec<Vec<_>> = options.groups.iter().map(|group| group.names().collect()).collect();
+        json_attribute(values, "channels", &channels)?;
+        text_attribute(
+            values,
+            "units",
+            "r: -1 to 1, at the lag where |r| is largest; lag_s: seconds, positive: the second participant follows the \
+             first; p: of |r| under circular shifts, above 0 to 1; common: part of the window; NaN: not known",
+        )?;
+        tables.pairs.append(&pairs).map_err(failed_to("append to", PAIRS))?;
+        Ok(tables)
+    }
+
+    fn append(&mut self, window: &SynchronyWindow) -> Result<(), hdf5::Error> {
+        self.windows.append(&[WindowRow { start_ns: window.start.0, end_ns: window.end.0 }])?;
+        self.row.clear();
+        for likeness in &window.likeness {
+            // In the order of `LIKENESS_COLUMNS`.
+            self.row.extend([likeness.r, likeness.lag_s, likeness.p, likeness.common]);
+        }
+        self.values.append(&self.row)
+    }
+
+    fn write_out(&mut self) -> Result<(), hdf5::Error> {
+        self.pairs.write_out()?;
+        self.windows.write_out()?;
+        self.values.write_out()
+    }
+}
+
 /// What was asked of a camera, what it gives, and what is known of its stamps.
 fn mode_attributes(group: &Group, camera: &CameraHeader<'_>) -> Result<(), SessionFileError> {
     number(group, camera_attribute::FIRST_SEQ, camera.first_seq)?;
@@ -755,26 +837,31 @@ fn mode_attributes(group: &Group, camera: &CameraHeader<'_>) -> Result<(), Sessi
 }
 
 /// Upper bound of what waits in memory.
-fn buffered_bytes(cameras: usize) -> u64 {
+fn buffered_bytes(cameras: usize, synchrony: Option<&SynchronyOptions>) -> u64 {
     let index = chunk_rows::FRAMES * (size_of::<FrameRow>() + size_of::<ResultRow>() + size_of::<VideoRow>());
     let camera = index + chunk_rows::FACES * FACE_BYTES;
     let session = chunk_rows::TEXT + 9 * chunk_rows::SMALL * size_of::<ParticipantRow>();
-    (cameras * camera + session) as u64
+    let synchrony =
+        synchrony.map_or(0, |options| chunk_rows::synchrony(options) * synchrony_row_bytes(options));
+    (cameras * camera + session + synchrony) as u64
 }
 
 fn camera_of(cameras: &mut [CameraTables], camera: CameraId) -> Result<&mut CameraTables, SessionFileError> {
     cameras.get_mut(usize::from(camera.0)).ok_or(SessionFileError::UnknownCamera { camera })
 }
 
-/// What the columns of `/committed` count. The rows of `faces` count for landmarks, blendshapes and head poses.
-fn committed_columns(cameras: &[CameraHeader<'_>]) -> Vec<String> {
+/// What the columns of `/committed` count. The rows of `faces` count for landmarks, blendshapes and head poses, those of
+/// `windows` for values.
+fn committed_columns(cameras: &[CameraHeader<'_>], has_synchrony: bool) -> Vec<String> {
     let of_cameras = cameras.iter().flat_map(|camera| {
         [FRAMES, RESULTS, FACES, VIDEO].map(|table| format!("/{CAMERAS}/{}/{table}", camera.name))
     });
     let of_session = [PARTICIPANTS, MARKERS, EVENTS, GAPS, TEXT, LEDGER, QUALITY, CLOCK, STOP];
+    let of_synchrony = [PAIRS, WINDOWS].into_iter().filter(|_| has_synchrony);
     std::iter::once(TIME_COLUMN.to_owned())
         .chain(of_cameras)
         .chain(of_session.iter().map(|table| format!("/{table}")))
+        .chain(of_synchrony.map(|table| format!("/{SYNCHRONY}/{table}")))
         .collect()
 }
 

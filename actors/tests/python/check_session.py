@@ -23,6 +23,8 @@ COLUMNS = {
     "quality": ["time_ns", "value", "source", "item"],
     "clock": ["time_ns", "utc_ns"],
     "stop": ["time_ns", "utc_ns", "text_offset", "text_length"],
+    "pairs": ["first", "second"],
+    "windows": ["start_ns", "end_ns"],
 }
 ROW_SHAPES = {"landmarks": (478, 3), "blendshapes": (52,), "head_pose": (4, 4)}
 PICTURE = ["index", "width", "height", "stride", "pixel_format", "device", "stamp_source"]
@@ -61,6 +63,10 @@ def check_object(name, thing):
         assert list(thing.dtype.names) == COLUMNS[table], f"{name}: {thing.dtype.names}"
     elif table in ROW_SHAPES:
         assert thing.dtype == np.float32 and thing.shape[1:] == ROW_SHAPES[table], name
+    elif table == "values":
+        pairs, groups = len(thing.parent["pairs"]), len(thing.attrs["groups"])
+        assert thing.dtype == np.float32 and thing.shape[1:] == (pairs, groups, 4), name
+        assert thing.attrs["columns"].tolist() == [b"r", b"lag_s", b"p", b"common"]
     elif table == "text":
         assert thing.dtype == np.uint8 and thing.ndim == 1
     else:
@@ -82,7 +88,7 @@ def main():
         found = set()
         file.visititems(lambda name, thing: found.add(f"/{name}") if isinstance(thing, h5py.Dataset) else None)
         by_faces = {path for path in found if path.rsplit("/", 1)[-1] in ROW_SHAPES}
-        assert listed == found - by_faces - {"/committed"}, listed ^ found
+        assert listed == found - by_faces - {"/committed", "/synchrony/values"}, listed ^ found
 
         cameras = {}
         for name, group in file["cameras"].items():
@@ -130,6 +136,15 @@ def main():
                 [int(row["time_ns"]), float(row["value"]), row["source"].decode(), row["item"].decode()]
                 for row in file["quality"][: rows["/quality"]]
             ],
+            "pairs": file["synchrony/pairs"][:].tolist(),
+            "groups": dict(
+                zip(
+                    [name.decode() for name in file["synchrony/values"].attrs["groups"]],
+                    json.loads(file["synchrony/values"].attrs["channels"]),
+                )
+            ),
+            "windows": file["synchrony/windows"][: rows["/synchrony/windows"]].tolist(),
+            "common": file["synchrony/values"][: rows["/synchrony/windows"], ..., 3].tolist(),
             "stopped": rows["/stop"] == 1,
         }))
 

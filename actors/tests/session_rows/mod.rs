@@ -4,12 +4,14 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::path::Path;
+use std::time::Duration;
 
 use youquanti_actors::calibration::StampOffset;
 use youquanti_actors::capture::{Asked, ControlReading};
 use youquanti_actors::session_file::{
     CameraHeader, Compression, SessionFileError, SessionHeader, SessionOptions, SessionWriter,
 };
+use youquanti_actors::synchrony::{Group, Likeness, SynchronyOptions, SynchronyWindow};
 use youquanti_models::face::{BLENDSHAPE_COUNT, Face, FrameFaces, LANDMARK_COUNT, Stamps};
 use youquanti_models::ids::{CameraId, CameraName, ParticipantId, TrackId};
 use youquanti_models::picture::{FrameFlags, FrameMeta, PictureLayout, PixelFormat};
@@ -105,9 +107,42 @@ pub(crate) fn create_with_config(
         config_text,
         backend: &backend,
         cameras: &cameras,
+        synchrony: Some(&synchrony()),
         options,
     };
     SessionWriter::create(path, &header)
+}
+
+/// What is compared in every file here: three people, two groups.
+pub(crate) fn synchrony() -> SynchronyOptions {
+    let group = |name: &str, channels: &[usize]| Group { name: name.to_owned(), channels: channels.to_vec() };
+    SynchronyOptions {
+        participants: 3,
+        rate: 30,
+        window: Duration::from_secs(10),
+        step: Duration::from_secs(1),
+        max_lag: Duration::from_secs(1),
+        history: Duration::from_secs(120),
+        shifts: 199,
+        seed: 1,
+        groups: vec![group("jaw", &[25]), group("smile", &[44, 45])],
+    }
+}
+
+/// A window; every pair and group has numbers of its own, and of every third window and pair nothing is known.
+pub(crate) fn window(n: u64) -> SynchronyWindow {
+    let start = START + Duration::from_secs(n);
+    let likeness = |k: u64| {
+        let known = if (n + k).is_multiple_of(3) { f32::NAN } else { 1.0 };
+        let (n, k) = (n as f32, k as f32);
+        Likeness {
+            r: known * (n + k) / 1000.0,
+            lag_s: known * -k / 30.0,
+            p: known * (k + 1.0) / 100.0,
+            common: 0.25 * k,
+        }
+    };
+    SynchronyWindow { start, end: start + Duration::from_secs(10), likeness: (0..6).map(likeness).collect() }
 }
 
 /// Options with the smallest reserve.

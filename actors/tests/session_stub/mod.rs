@@ -456,6 +456,7 @@ impl Setup {
             cameras,
             pipelines: vec![pipeline],
             expected_participants: None,
+            synchrony: None,
             recording,
             record_from_start: Some(named("session")),
             lsl: None,

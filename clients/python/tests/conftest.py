@@ -57,6 +57,14 @@ smallest_face = 40
 expected = 3
 names = ["Änne", "Ben", "Cleo"]
 
+[synchrony]
+enabled = true
+window = "1s"
+step = "500ms"
+max_lag = "200ms"
+history = "2s"
+shifts = 19
+
 [recording]
 flush_interval = "200ms"
 reserve = "1MB"

@@ -99,6 +99,49 @@ def test_quality_is_as_inspect_says(ended: Path) -> None:
             assert np.all(camera.quality["delay_mean_s"]["value"] == 0)
 
 
+def test_synchrony_is_as_inspect_says(ended: Path, tmp_path: Path) -> None:
+    told = inspect(ended)["synchrony"]
+    with youquanti.load(ended) as session:
+        synchrony = session.synchrony
+        assert synchrony is not None
+        assert synchrony.pairs == [(1, 2), (1, 3), (2, 3)]
+        assert synchrony.groups["smile"] == ["mouthSmileLeft", "mouthSmileRight"]
+        # Frames of 4.45 s in one camera and 8.95 s in the other; the last second is waited for.
+        windows = synchrony.windows
+        assert 10 <= len(windows) == told["windows"]
+        assert set(np.diff(windows["end_ns"].astype(int))) == {500_000_000}
+        assert np.allclose(windows["time"], session.seconds(windows["end_ns"]))
+        shape = (len(windows), len(synchrony.pairs), len(synchrony.groups))
+        found = [
+            ([first, second], group, synchrony.r[:, pair, place], synchrony.p[:, pair, place])
+            for pair, (first, second) in enumerate(synchrony.pairs)
+            for place, group in enumerate(synchrony.groups)
+        ]
+        for (pair, group, r, p), of in zip(found, told["likeness"], strict=True):
+            assert (pair, group) == (of["pair"], of["group"])
+            assert (np.isfinite(r).sum(), (p <= 0.05).sum()) == (of["known"], of["significant"])
+        # P1 and P3 are in the camera on the left, which ends first: then there is nobody to compare with.
+        assert np.isfinite(synchrony.r[0]).any() and np.isnan(synchrony.r[-1]).all()
+        known = np.isfinite(synchrony.r)
+        assert synchrony.r.shape == synchrony.lag.shape == synchrony.common.shape == shape
+        assert np.all(np.abs(synchrony.r[known]) <= 1)
+        assert np.all(np.abs(synchrony.lag[known]) <= 0.2 + 1e-6)
+        assert np.all((synchrony.p[known] > 0) & (synchrony.p[known] <= 1))
+        assert np.all(synchrony.common[known] >= 0.5)
+    copy = tmp_path / "without.h5"
+    copy.write_bytes(ended.read_bytes())
+    with h5py.File(copy, "r+") as file:
+        columns = file["committed"].attrs["columns"]
+        columns = np.array([name for name in columns if not name.startswith(b"/synchrony")], columns.dtype)
+        rows = file["committed"][:, : len(columns)]
+        del file["committed"], file["synchrony"]
+        file["committed"] = rows
+        file["committed"].attrs["columns"] = columns
+    with youquanti.load(copy) as session:
+        assert session.synchrony is None
+    assert inspect(copy)["synchrony"] is None
+
+
 def append(file: h5py.File, table: str, rows: list[Any]) -> None:
     """Appends rows to a table and commits them, as the program would."""
     dataset = file[table]

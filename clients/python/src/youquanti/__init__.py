@@ -8,7 +8,17 @@ Clock: every `*_ns` is nanoseconds of the recording machine's CLOCK_MONOTONIC; e
 since the session started, and negative for the little that came before.
 """
 
-from .session import NOT_RUN, Camera, FrameFlags, Rows, Session, SessionError, StampOffset, load
+from .session import NOT_RUN, Camera, FrameFlags, Rows, Session, SessionError, StampOffset, Synchrony, load
 
-__all__ = ["NOT_RUN", "Camera", "FrameFlags", "Rows", "Session", "SessionError", "StampOffset", "load"]
+__all__ = [
+    "NOT_RUN",
+    "Camera",
+    "FrameFlags",
+    "Rows",
+    "Session",
+    "SessionError",
+    "StampOffset",
+    "Synchrony",
+    "load",
+]
 __version__ = "0.1.0"

@@ -283,6 +283,61 @@ class Camera:
         return self._session._rows(self._path(table), ruler=self._path("faces"))
 
 
+class Synchrony:
+    """How alike the participants' faces moved. Row i of `windows` and of what was found in it belongs together.
+
+    What was found is NaN where it is not known: in no window of the second both were seen for half of it, or one of them
+    did not move.
+    """
+
+    def __init__(self, group: h5py.Group, session: Session) -> None:
+        self._session = session
+        attributes = group["values"].attrs
+        #: Numbers of both participants of each pair, 1 is "P1".
+        self.pairs: list[tuple[int, int]] = [(int(a), int(b)) for a, b in session._rows("/synchrony/pairs")[:]]
+        #: Blendshapes of each group by its name. Their mean is what is compared.
+        self.groups: dict[str, list[str]] = dict(
+            zip((_text(name) for name in attributes["groups"]), json.loads(attributes["channels"]), strict=True)
+        )
+
+    @cached_property
+    def windows(self) -> NDArray[Any]:
+        """Structured [n]: time (s, of `end_ns`), start_ns, end_ns: the first one's first and last sample, capture time."""
+        return self._session._timed("/synchrony/windows", "end_ns")
+
+    @property
+    def r(self) -> NDArray[np.float32]:
+        """[n, pairs, groups]: Pearson's r at the lag where |r| is largest, -1 to 1."""
+        return self._column(0)
+
+    @property
+    def lag(self) -> NDArray[np.float32]:
+        """[n, pairs, groups]: that lag in seconds; positive: the second of the pair follows the first."""
+        return self._column(1)
+
+    @property
+    def p(self) -> NDArray[np.float32]:
+        """[n, pairs, groups]: how likely chance gives as large an |r| at any of the lags, above 0 to 1."""
+        return self._column(2)
+
+    @property
+    def common(self) -> NDArray[np.float32]:
+        """[n, pairs, groups]: part of the window in which both were seen, 0 to 1."""
+        return self._column(3)
+
+    def __repr__(self) -> str:
+        return f"<Synchrony: {len(self.windows)} windows, {len(self.pairs)} pairs, {', '.join(self.groups)}>"
+
+    def _column(self, column: int) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = self._values[..., column]
+        return found
+
+    @cached_property
+    def _values(self) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = self._session._rows("/synchrony/values", ruler="/synchrony/windows")[:]
+        return rows
+
+
 class Session:
     """A session file, as it was committed when it was opened; made by `load`.
 
@@ -391,6 +446,11 @@ class Session:
             end = None if end_ns is None else self.seconds(end_ns)
             newest[row["source"], row["time_ns"]] = row | {"end": end, "end_ns": end_ns}
         return list(newest.values())
+
+    @cached_property
+    def synchrony(self) -> Synchrony | None:
+        """How alike the participants' faces moved; None if that was not asked for."""
+        return Synchrony(self._file["synchrony"], self) if "/synchrony/pairs" in self._committed else None
 
     @cached_property
     def ledger(self) -> list[Row]:
