@@ -20,6 +20,7 @@ use youquanti_actors::plane::{CameraLine, FrameMailbox};
 use youquanti_actors::session::{SessionHandle, SessionReport, StartError};
 use youquanti_actors::session_file::{Inspection, SessionReader};
 use youquanti_actors::supervision::WhenExhausted;
+use youquanti_actors::synchrony::{Group, SynchronyOptions};
 use youquanti_models::{PictureLayout, PixelFormat};
 
 /// Fault points and thread names are the process's: one session test at a time.
@@ -621,6 +622,44 @@ fn a_panic_of_the_participants_loses_no_result_and_nobody_changes_their_number()
         }
     }
     assert_eq!(inspection.events_by_kind["participant"], 2 * FACES as u64, "nobody is announced twice");
+}
+
+#[test]
+fn a_panic_of_synchrony_costs_no_result() {
+    let _serial = serially();
+    let camera = Source::new(Pace::Lossless);
+    let mut setup = Setup::new(&[&camera], Stub::free());
+    let groups = vec![Group { name: "jaw".to_owned(), channels: vec![25] }];
+    setup.plan.synchrony = Some(SynchronyOptions {
+        participants: 2,
+        rate: 30,
+        window: Duration::from_secs(1),
+        step: Duration::from_secs(1),
+        max_lag: Duration::ZERO,
+        history: Duration::from_secs(2),
+        shifts: 19,
+        seed: 1,
+        groups,
+    });
+    let session = setup.start();
+    assert_eq!(threads_named("yq-synchrony").len(), 1);
+    let events = session.subscribe();
+    one_by_one(&session, &camera, 0, 3);
+    let armed = fault::arm("synchrony:faces", 0);
+    one_by_one(&session, &camera, 0, 3);
+    let back = |event: Event| event.source == "synchrony" && event.kind == EventKind::ChildRestarted;
+    while !back(events.recv_timeout(PATIENCE).unwrap()) {}
+    assert!(!armed.is_armed());
+    one_by_one(&session, &camera, 0, 3);
+    let (report, inspection) = setup.finish(session);
+    assert_says(&report, "synchrony failed: panicked");
+    let inspection = inspection.unwrap();
+    assert_eq!((inspection.cameras[0].faces, inspection.gaps.len()), (9 * FACES as u64, 0));
+    assert_eq!(
+        inspection.synchrony.unwrap().likeness.len(),
+        1,
+        "the tables are there, with or without a window"
+    );
 }
 
 #[test]
