@@ -16,7 +16,7 @@ use youquanti_actors::capture::{
     Asked, CaptureDevice, CaptureError, Captured, DeviceInfo, Pace, StampSource,
 };
 use youquanti_actors::clock::SystemClock;
-use youquanti_actors::ledger::{CameraSnapshot, ConsumerSnapshot, DropReason};
+use youquanti_actors::ledger::{CameraSnapshot, Consumer, ConsumerSnapshot, DropReason};
 use youquanti_actors::messages::Delivery;
 use youquanti_actors::pipeline::{BuildError, PipelinePlan};
 use youquanti_actors::plane::CameraPlan;
@@ -550,7 +550,8 @@ pub(crate) fn camera(session: &SessionHandle, id: usize) -> CameraSnapshot {
 pub(crate) fn settled(session: &SessionHandle, id: usize, captured: u64) {
     until("all captured frames are settled", || {
         let now = camera(session, id);
-        now.captured == captured && now.consumers.iter().all(|c| c.delivered + c.dropped_total() == captured)
+        let mut always = Consumer::ALWAYS.iter().map(|&consumer| &now.consumers[consumer as usize]);
+        now.captured == captured && always.all(|c| c.settled() == captured)
     });
 }
 
