@@ -50,7 +50,7 @@ witness() {
 """
 
 #: A machine that stands still for so long, seconds, has cameras that rightly count as silent or lose frames.
-STANDSTILL = 0.5
+STANDSTILL = 0.3
 
 #: How often a scenario is run at most, where the machine stood still and something went wrong.
 ATTEMPTS = 4
@@ -113,6 +113,8 @@ class Machine:
             if is_sound() or standstill < STANDSTILL:
                 break
             print(f"attempt {attempt + 1}: the machine stood still for {standstill:.2f} s, which disturbed the scenario")
+        else:
+            pytest.skip(f"the host let the machine stand still in each of {ATTEMPTS} attempts: nothing is told of the program")
         return done.stdout
 
     def json(self, name: str) -> Any:
