@@ -21,10 +21,12 @@
 pub mod backend;
 pub mod calibrate;
 pub mod chaos;
+pub mod diff;
 pub mod offsets;
 #[cfg(feature = "cuda")]
 mod on_gpu;
 pub mod preflight;
+pub mod replay;
 mod session;
 mod wiring;
 

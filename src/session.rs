@@ -109,6 +109,11 @@ impl Session {
         Ok(Self { handle: SessionHandle::start(plan, clock)? })
     }
 
+    /// A session that has been started.
+    pub(crate) fn of(handle: SessionHandle) -> Self {
+        Self { handle }
+    }
+
     /// The session's newest file, written or being written; `None` when nothing was recorded yet.
     pub fn file(&self) -> Option<PathBuf> {
         self.handle.plane().newest_file()

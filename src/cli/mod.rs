@@ -17,8 +17,10 @@ mod calibrate;
 mod cameras;
 mod chaos;
 mod check;
+mod diff;
 mod doctor;
 mod inspect;
+mod replay;
 mod run;
 mod table;
 
@@ -68,7 +70,7 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  a camera, a GPU, a model or a library is missing
   4  the session ran, but ended degraded: its report says why; of chaos: not all went as expected;
-     of calibrate: nothing could be measured
+     of calibrate: nothing could be measured; of diff and replay: sessions differ beyond the bounds
   5  an error of this program
 
 Environment:
@@ -98,6 +100,15 @@ enum Command {
     ///
     /// Opens files of a session that still runs, and of one that was killed.
     Inspect(inspect::Args),
+    /// Send a recorded session's frames, or videos, through the same actors once more.
+    ///
+    /// The same results as then, on the processor byte for byte, if the video is lossless; or those of other networks, another
+    /// configuration, another back end.
+    #[command(after_help = replay::AFTER_HELP)]
+    Replay(replay::Args),
+    /// Say how two sessions of the same frames differ: faces, landmarks, scores, head poses.
+    #[command(after_help = diff::AFTER_HELP)]
+    Diff(diff::Args),
     /// Say what this machine has, and what is missing to run here.
     Doctor(doctor::Args),
     /// Break a session on purpose, one fault after another, and say what each cost.
@@ -125,6 +136,8 @@ impl Cli {
             Command::Cameras(args) => cameras::execute(&args),
             Command::Calibrate(args) => calibrate::execute(&args),
             Command::Inspect(args) => inspect::execute(&args),
+            Command::Replay(args) => replay::execute(&args),
+            Command::Diff(args) => diff::execute(&args),
             Command::Doctor(args) => doctor::execute(&args),
             Command::Chaos(args) => chaos::execute(&args),
             Command::Completions { shell } => {

@@ -147,7 +147,7 @@ impl Write for ClearedLine {
     }
 }
 
-const CLEAR_LINE: &str = "\r\x1b[K";
+pub(super) const CLEAR_LINE: &str = "\r\x1b[K";
 
 /// What the operating system asked for.
 pub(super) struct Signals {
@@ -355,7 +355,7 @@ fn streams_line(lsl: &StreamFigures) -> String {
     line + "\n"
 }
 
-fn to_json(report: &SessionReport) -> serde_json::Value {
+pub(super) fn to_json(report: &SessionReport) -> serde_json::Value {
     let quantile = |camera: &youquanti::CameraReport, share| {
         camera.latency.quantile(share).map(|latency| latency.as_secs_f64() * 1e3)
     };

@@ -6,6 +6,7 @@
 
 pub mod faulty;
 pub mod file;
+pub mod replay;
 pub mod scene;
 pub mod v4l2;
 

@@ -224,7 +224,7 @@ pub(super) fn tail(head: &Head, cues: &[Cue], length: u64, duration: u64) -> Tai
 
 /// What a stream is made of.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Part<'a> {
+pub(crate) enum Part<'a> {
     /// Nanoseconds that the times of frames count.
     Scale(u64),
     /// The element of its tracks, whole, as [`head`] takes it.
@@ -251,7 +251,7 @@ pub enum MatroskaError {
 
 /// Reads a stream as its bytes come.
 #[derive(Debug, Default)]
-pub(super) struct Parser {
+pub(crate) struct Parser {
     /// Bytes that wait for the rest of their element, from `begin` on.
     waiting: Vec<u8>,
     begin: usize,
@@ -264,7 +264,7 @@ pub(super) struct Parser {
 
 impl Parser {
     /// Takes bytes as they come; [`next`](Self::next) then gives what became whole.
-    pub(super) fn feed(&mut self, bytes: &[u8]) {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
         let skipped = self.skip.min(bytes.len() as u64);
         self.skip -= skipped;
         self.taken += skipped;
@@ -277,7 +277,7 @@ impl Parser {
     ///
     /// # Errors
     /// [`MatroskaError`]: nothing that follows can be understood.
-    pub(super) fn next(&mut self) -> Result<Option<Part<'_>>, MatroskaError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Part<'_>>, MatroskaError> {
         let malformed = MatroskaError::Malformed { at: self.taken };
         loop {
             let rest = &self.waiting[self.begin..];
