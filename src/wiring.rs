@@ -57,6 +57,7 @@ pub(crate) fn plan(
             .collect(),
         pipelines: pipelines(config, backend, track_ids),
         expected_participants: config.participants.expected.map(|n| n.get() as u16),
+        participant_names: participant_names(config),
         trace_dir: config.recording.enabled.then(|| config.session.directory.clone()),
         recording: recording(config, clock),
         record_from_start: config.recording.enabled.then(RecordingRequest::default),
@@ -387,6 +388,10 @@ pub(crate) fn detector(pipeline: &config::PipelineConfig) -> gpu::Detector {
         config::Detector::BlazefaceShort => gpu::Detector::BlazeFaceShort,
         config::Detector::BlazefaceFull => gpu::Detector::BlazeFaceFull,
     }
+}
+
+fn participant_names(config: &Config) -> Vec<String> {
+    config.participants.names.iter().flatten().map(|name| name.as_str().to_owned()).collect()
 }
 
 fn recording(config: &Config, clock: &dyn Clock) -> RecordingPlan {

@@ -152,6 +152,8 @@ pub struct RecorderActor {
     checkpoint_at: Timestamp,
     /// The newest change of each participant: who is which track now.
     present: BTreeMap<ParticipantId, ParticipantChange>,
+    /// What participants are called: as planned, or as they were named since.
+    called: Arc<BTreeMap<ParticipantId, String>>,
     open_gaps: BTreeMap<CameraId, CameraGap>,
     failures: Recipient<RecordingFailed>,
     lifeline: Lifeline,
@@ -166,6 +168,8 @@ impl RecorderActor {
         lifeline: Lifeline,
     ) -> Self {
         let names = plane.camera_names().iter().map(ToString::to_string).collect();
+        let called = (1..).map(ParticipantId).zip(plan.participant_names.iter().cloned());
+        let called = Arc::new(called.collect());
         Self {
             plane,
             plan,
@@ -177,6 +181,7 @@ impl RecorderActor {
             names,
             checkpoint_at: Timestamp(0),
             present: BTreeMap::new(),
+            called,
             open_gaps: BTreeMap::new(),
             failures,
             lifeline,
@@ -264,7 +269,7 @@ impl RecorderActor {
         .map_err(|error: SessionFileError| with_causes(&error))?;
         let known = caught(|| {
             for change in self.present.values() {
-                append_participant(&mut file.writer, change, &self.plan, &self.names)?;
+                append_participant(&mut file.writer, change, &self.called, &self.names)?;
             }
             self.open_gaps.values().try_for_each(|gap| append_gap(&mut file.writer, gap, &self.names))
         });
@@ -620,11 +625,11 @@ impl Handler<FacesNamed> for RecorderActor {
         for change in &update.changes {
             self.present.insert(change.participant, change.clone());
         }
-        let plan = Arc::clone(&self.plan);
+        let called = Arc::clone(&self.called);
         self.write(ctx, |file, _, names| {
             fault::point("recorder:faces");
             for change in &update.changes {
-                append_participant(&mut file.writer, change, &plan, names)?;
+                append_participant(&mut file.writer, change, &called, names)?;
             }
             if !file.covers(faces.meta.camera, faces.meta.seq) {
                 return Ok(());
@@ -634,18 +639,31 @@ impl Handler<FacesNamed> for RecorderActor {
     }
 }
 
+impl RecorderActor {
+    /// Takes a participant's new name from the event that says so. The row that follows, if they have been seen.
+    fn rename(&mut self, event: &Event) -> Option<ParticipantChange> {
+        if event.kind != EventKind::ParticipantRenamed {
+            return None;
+        }
+        let of = |key: &str| event.detail[key].as_str();
+        let id: ParticipantId = of("participant")?.parse().ok()?;
+        Arc::make_mut(&mut self.called).insert(id, of("name")?.to_owned());
+        let present = self.present.get(&id)?.clone();
+        Some(ParticipantChange { at: event.at, why: "renamed", ..present })
+    }
+}
+
 fn append_participant(
     writer: &mut SessionWriter,
     change: &ParticipantChange,
-    plan: &RecordingPlan,
+    called: &BTreeMap<ParticipantId, String>,
     names: &[String],
 ) -> Result<(), SessionFileError> {
     let id = change.participant.to_string();
-    let given = plan.participant_names.get(usize::from(change.participant.0) - 1);
     writer.append_participant(&Participant {
         time: change.at,
         id: change.participant,
-        name: given.unwrap_or(&id),
+        name: called.get(&change.participant).unwrap_or(&id),
         role: "",
         camera: camera_name(names, change.camera),
         track: change.track,
@@ -661,7 +679,12 @@ impl Handler<Event> for RecorderActor {
     type Result = ();
 
     fn handle(&mut self, event: Event, ctx: &mut Self::Context) {
-        self.write(ctx, |OpenFile { writer, .. }, _, _| {
+        let renamed = self.rename(&event);
+        let called = Arc::clone(&self.called);
+        self.write(ctx, |OpenFile { writer, .. }, _, names| {
+            if let Some(change) = &renamed {
+                append_participant(writer, change, &called, names)?;
+            }
             let (source, kind, json) = (&event.source, event.kind.name(), event.detail.to_string());
             if event.kind == EventKind::Marker {
                 writer.append_marker(event.at, source, kind, &json)?;

@@ -456,6 +456,7 @@ impl Setup {
             cameras,
             pipelines: vec![pipeline],
             expected_participants: None,
+            participant_names: Vec::new(),
             recording,
             record_from_start: Some(named("session")),
             lsl: None,
