@@ -390,10 +390,6 @@ pub(crate) fn detector(pipeline: &config::PipelineConfig) -> gpu::Detector {
     }
 }
 
-fn participant_names(config: &Config) -> Vec<String> {
-    config.participants.names.iter().flatten().map(|name| name.as_str().to_owned()).collect()
-}
-
 fn recording(config: &Config, clock: &dyn Clock) -> RecordingPlan {
     let utc = clock.utc();
     RecordingPlan {

@@ -18,6 +18,7 @@ mod cameras;
 mod chaos;
 mod check;
 mod doctor;
+mod doors;
 mod inspect;
 mod run;
 mod table;
