@@ -21,6 +21,7 @@
 pub mod backend;
 pub mod calibrate;
 pub mod chaos;
+pub mod labrecorder;
 pub mod offsets;
 #[cfg(feature = "cuda")]
 mod on_gpu;

@@ -4,8 +4,9 @@
 
 use std::env;
 
-use youquanti::Config;
+use youquanti::labrecorder::{LabRecorder, LabRecorderError};
 use youquanti::server::{Port, Server, ServerError, ServerOptions, Token, TokenError};
+use youquanti::{Config, Control};
 
 /// Where a token may stand that is in no file.
 const TOKEN_VARIABLE: &str = "YOUQUANTI_TOKEN";
@@ -19,6 +20,21 @@ pub(super) enum DoorError {
     /// See [`ServerError`].
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// See [`LabRecorderError`].
+    #[error(transparent)]
+    LabRecorder(#[from] LabRecorderError),
+}
+
+/// Opens the port for LabRecorder's clients, if it is wanted.
+pub(super) fn open_labrecorder(config: &Config, session: Control) -> Result<Option<LabRecorder>, DoorError> {
+    let wanted = &config.labrecorder;
+    if !wanted.enabled {
+        return Ok(None);
+    }
+    let (port, recordings) = (wanted.port.get() as u16, config.session.directory.clone());
+    let opened = LabRecorder::start(wanted.address, port, session, recordings)?;
+    eprintln!("LabRecorder's clients at {}", opened.address());
+    Ok(Some(opened))
 }
 
 /// Opens what the configuration asks for, before anything else is started: a port that is taken is said at once.

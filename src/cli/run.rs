@@ -99,8 +99,13 @@ pub(crate) fn execute(args: &Args) -> Exit {
     if let Some(server) = &server {
         server.attach(session.control());
     }
+    let labrecorder = match doors::open_labrecorder(&config, session.control()) {
+        Ok(labrecorder) => labrecorder,
+        Err(error) => return fail(Exit::Usage, &error),
+    };
     announce(&config, &session);
     let report = attend(&mut session, &signals);
+    drop((server, labrecorder));
     let Some(report) = report else {
         eprintln!(
             "error: the session was lost to a failure of this program; what had been committed to its file is safe"

@@ -163,7 +163,7 @@ fn of_cameras(page: &mut Page, session: &Control) {
             so_far += count;
             // The last bucket takes all that is longer, which is what +Inf says.
             if rest.peek().is_some() {
-                let le = bound.as_secs_f64().to_string();
+                let le = (bound.as_micros() as f64 / 1e6).to_string();
                 family.with_suffix("_bucket", &[("camera", name), ("le", &le)], so_far as f64);
             }
         }
