@@ -326,6 +326,14 @@ impl RecorderActor {
     }
 }
 
+/// Whether a recording can be called so: a name, or folders and a name, at most 200 bytes each, below the plan's directory.
+pub(crate) fn can_name_a_file(name: &str) -> bool {
+    let is_plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    let is_odd = name.is_empty() || name.ends_with('/') || name.chars().any(char::is_control);
+    let is_long = name.split('/').any(|part| part.len() > 200);
+    is_plain && !is_odd && !is_long
+}
+
 /// The file of a recording: as it was named, or after session and time, so that it sorts by time and names no
 /// earlier file, not even that of a recording so short that the next begins within the same second.
 fn path_of(plan: &RecordingPlan, request: &RecordingRequest, utc: UtcNanos) -> Result<PathBuf, String> {
@@ -335,10 +343,7 @@ fn path_of(plan: &RecordingPlan, request: &RecordingRequest, utc: UtcNanos) -> R
         let name = format!("{}_{}.h5", plan.session_name, stamp.strftime("%Y%m%dT%H%M%S%.3fZ"));
         return Ok(plan.directory.join(name));
     };
-    let is_plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-    let is_odd = name.is_empty() || name.ends_with('/') || name.chars().any(char::is_control);
-    let is_long = name.split('/').any(|part| part.len() > 200);
-    if !is_plain || is_odd || is_long {
+    if !can_name_a_file(name) {
         return Err(format!(
             "{name:?} cannot name a file: write a name, or folders and a name, at most 200 bytes each, \
              relative to {}",

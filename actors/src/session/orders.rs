@@ -15,7 +15,7 @@ use crate::control::{
     check_time, find_camera,
 };
 use crate::messages::{ChildId, Event, EventKind};
-use crate::recorder::RecordingRequest;
+use crate::recorder::{RecordingRequest, can_name_a_file};
 use crate::supervisor::ReviveChild;
 use crate::verdict::ReasonCode;
 
@@ -186,8 +186,12 @@ impl SessionActor {
         request: RecordingRequest,
     ) -> ResponseActFuture<Self, Answer> {
         const COMMAND: &str = "start_recording";
-        if self.scheduled.is_some() {
-            return Box::pin(actix::fut::ready(Err(already_scheduled(COMMAND))));
+        let refusal = match self.scheduled {
+            Some(_) => Err(already_scheduled(COMMAND)),
+            None => self.check_request(COMMAND, &request),
+        };
+        if let Err(refusal) = refusal {
+            return Box::pin(actix::fut::ready(Err(refusal)));
         }
         let (answer, answered) = oneshot::channel();
         self.start_recording(ctx, StartRecording { request, answer });
@@ -197,6 +201,29 @@ impl SessionActor {
             let path = started.path.display().to_string();
             Ok(Done::RecordingStarted { path, number: started.number, at_ns: started.at.0 })
         }))
+    }
+
+    /// What a client says of a recording that can never become one.
+    fn check_request(&self, command: &'static str, request: &RecordingRequest) -> Result<(), CommandError> {
+        let invalid = |key, wrong: String| Err(CommandError::Invalid { command, key, wrong });
+        for (key, text) in [("notes", &request.notes), ("by", &request.by)] {
+            if text.contains('\0') {
+                return invalid(key, "has a character that no file can hold".to_owned());
+            }
+        }
+        let Some(name) = &request.name else { return Ok(()) };
+        let directory = &self.plan.recording.directory;
+        if !can_name_a_file(name) {
+            let wrong = format!(
+                "= {name:?} cannot name a file: write a name, or folders and a name, at most 200 bytes each, relative to {}",
+                directory.display()
+            );
+            return invalid("name", wrong);
+        }
+        if directory.join(format!("{name}.h5")).exists() {
+            return invalid("name", format!("= {name:?} is there already: recordings are never written over"));
+        }
+        Ok(())
     }
 
     /// Has a recording begin later. Until then, or until it is called off, no other can begin.
@@ -210,6 +237,7 @@ impl SessionActor {
         const COMMAND: &str = "start_recording";
         self.require_running(COMMAND)?;
         let at = check_start(COMMAND, lsl_time, now)?;
+        self.check_request(COMMAND, &request)?;
         if self.scheduled.is_some() {
             return Err(already_scheduled(COMMAND));
         }
