@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CARGO_FLAGS := --release --locked
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup setup-test build run test unit doc-test loom python-test test-cameras lint fmt clippy bench peers clean
+.PHONY: help setup setup-test build run test unit doc-test loom python-test embed-test test-cameras lint fmt clippy bench peers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,7 +24,7 @@ build: setup ## build the program
 run: build ## run the built-in demo for 20 s
 	target/release/youquanti run
 
-test: setup-test unit loom python-test ## all tests
+test: setup-test unit loom python-test embed-test ## all tests
 
 unit:
 ifeq ($(NEXTEST),yes)
@@ -38,6 +38,11 @@ loom: ## the lock-free code under the loom model checker
 
 python-test: setup-test build ## the Python package on sessions that the program records
 	.venv/bin/python -m pytest clients/python/tests
+
+embed-test: build ## a program outside the workspace that depends on the library
+	cp Cargo.lock tests/embedded/Cargo.lock
+	cargo run --release --offline --target-dir target --manifest-path tests/embedded/Cargo.toml -- config/examples/demo.toml 3 | tail -n 2 | tee target/embedded.txt
+	grep -q '^ended' target/embedded.txt && ! grep -q '^0 frames' target/embedded.txt
 
 # UPDATE=1: also write benches/results/fault-matrix.md anew, simulated cameras first
 test-cameras: setup-test build ## the program on real V4L2 cameras, in a virtual machine (brings QEMU and a kernel)

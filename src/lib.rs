@@ -22,16 +22,21 @@ pub mod backend;
 pub mod calibrate;
 pub mod chaos;
 pub mod diff;
+pub mod labrecorder;
 pub mod offsets;
 #[cfg(feature = "cuda")]
 mod on_gpu;
 pub mod preflight;
 pub mod replay;
+pub mod server;
 mod session;
 mod wiring;
 
 pub use session::{CameraProgress, Session, SessionError};
 pub use youquanti_actors as actors;
+pub use youquanti_actors::control::{Command, CommandError, Control, Done};
+pub use youquanti_actors::live::{Next, Stream};
+pub use youquanti_actors::messages::FacesNamed;
 pub use youquanti_actors::recorder::{RecordingRequest, RecordingStarted};
 pub use youquanti_actors::session::{
     CameraReport, RecordingError, RecordingReport, SessionReport, StartError,

@@ -10,8 +10,10 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use youquanti_actors::clock::SystemClock;
+use youquanti_actors::control::Control;
 use youquanti_actors::ledger::CameraSnapshot;
-use youquanti_actors::messages::Event;
+use youquanti_actors::live::Stream;
+use youquanti_actors::messages::{Event, FacesNamed};
 use youquanti_actors::recorder::{RecordingRequest, RecordingStarted};
 use youquanti_actors::session::{RecordingError, SessionHandle, SessionPlan, SessionReport, StartError};
 use youquanti_actors::session_file::Summary;
@@ -157,6 +159,18 @@ impl Session {
     /// 1024 of them waiting misses the next.
     pub fn subscribe(&self) -> Receiver<Event> {
         self.handle.subscribe()
+    }
+
+    /// A handle for whoever steers or watches the session from elsewhere: commands, their answers, live results and events.
+    /// Clones of it keep nothing alive.
+    pub fn control(&self) -> Control {
+        self.handle.control()
+    }
+
+    /// Every analysed frame from now on, with its faces and who they are. A listener that falls 256 of them behind misses the
+    /// oldest, is told how many, and holds nobody up.
+    pub fn results(&self) -> Stream<FacesNamed> {
+        self.handle.control().results()
     }
 
     /// Sets a marker, stamped now, with the source `operator`.

@@ -58,6 +58,7 @@ pub(crate) fn plan(
             .collect(),
         pipelines: pipelines(config, backend, track_ids),
         expected_participants: config.participants.expected.map(|n| n.get() as u16),
+        participant_names: participant_names(config),
         trace_dir: config.recording.enabled.then(|| config.session.directory.clone()),
         recording: recording(config, clock),
         record_from_start: config.recording.enabled.then(RecordingRequest::default),

@@ -74,7 +74,7 @@ pub struct ParticipantChange {
     pub camera: CameraId,
     /// Which track the participant has from now on.
     pub track: TrackId,
-    /// `first seen`, `seen again`.
+    /// `first seen`, `seen again`, `renamed`.
     pub why: &'static str,
 }
 
@@ -159,8 +159,14 @@ pub enum EventKind {
     GapClosed,
     /// A camera came to its natural end.
     CameraEnded,
+    /// A camera is closed because somebody asked for it.
+    CameraPaused,
+    /// It works again after a pause.
+    CameraResumed,
     /// A participant got a track.
     Participant,
+    /// A participant was given a name.
+    ParticipantRenamed,
     /// More people than expected are in view.
     OverLimit,
     /// A file of a camera's video was begun.
@@ -199,7 +205,10 @@ impl EventKind {
             EventKind::GapOpened => "gap_opened",
             EventKind::GapClosed => "gap_closed",
             EventKind::CameraEnded => "camera_ended",
+            EventKind::CameraPaused => "camera_paused",
+            EventKind::CameraResumed => "camera_resumed",
             EventKind::Participant => "participant",
+            EventKind::ParticipantRenamed => "participant_renamed",
             EventKind::OverLimit => "over_limit",
             EventKind::VideoStarted => "video_started",
             EventKind::VideoEnded => "video_ended",

@@ -1,7 +1,8 @@
 //! Who gets results, events and gaps: every child that records, streams or shows them, in one list.
 //!
 //! Owns the ports of those children, and no thread. Never decides what is sent. The recorder gets everything: each send waits for room
-//! in its bounded mailbox. Nobody waits for the streams: what does not fit into their mailbox is dropped and counted.
+//! in its bounded mailbox. Nobody waits for the streams: what does not fit into their mailbox is dropped and counted. Whoever only looks on
+//! has [`Live`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,6 +11,7 @@ use actix::prelude::*;
 use tracing::debug;
 
 use crate::child::Port;
+use crate::live::Live;
 use crate::lsl::LslActor;
 use crate::messages::{CameraGap, Event, FacesNamed, SynchronyFound};
 use crate::recorder::RecorderActor;
@@ -19,6 +21,8 @@ use crate::synchrony::SynchronyActor;
 /// The children that take what a session finds. Clones share the ports.
 #[derive(Clone, Default)]
 pub struct Outputs {
+    /// Whoever looks on; never waited for.
+    pub live: Live,
     /// The session file.
     pub recorder: Port<RecorderActor>,
     /// Streams over LSL.
@@ -33,6 +37,7 @@ impl Outputs {
     /// Hands one frame's named faces to everybody, in turn. Only the recorder is waited for: what the streams cannot take is
     /// counted.
     pub async fn faces(self, faces: FacesNamed) {
+        self.live.result(&faces);
         if let Some(lsl) = self.lsl.get()
             && lsl.try_send(faces.clone()).is_err()
         {

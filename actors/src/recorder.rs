@@ -155,6 +155,8 @@ pub struct RecorderActor {
     checkpoint_at: Timestamp,
     /// The newest change of each participant: who is which track now.
     present: BTreeMap<ParticipantId, ParticipantChange>,
+    /// What participants are called: as planned, or as they were named since.
+    called: Arc<BTreeMap<ParticipantId, String>>,
     open_gaps: BTreeMap<CameraId, CameraGap>,
     failures: Recipient<RecordingFailed>,
     lifeline: Lifeline,
@@ -170,6 +172,8 @@ impl RecorderActor {
         lifeline: Lifeline,
     ) -> Self {
         let names = plane.camera_names().iter().map(ToString::to_string).collect();
+        let called = (1..).map(ParticipantId).zip(plan.participant_names.iter().cloned());
+        let called = Arc::new(called.collect());
         Self {
             plane,
             plan,
@@ -182,6 +186,7 @@ impl RecorderActor {
             names,
             checkpoint_at: Timestamp(0),
             present: BTreeMap::new(),
+            called,
             open_gaps: BTreeMap::new(),
             failures,
             lifeline,
@@ -269,7 +274,7 @@ impl RecorderActor {
         .map_err(|error: SessionFileError| with_causes(&error))?;
         let known = caught(|| {
             for change in self.present.values() {
-                append_participant(&mut file.writer, change, &self.plan, &self.names)?;
+                append_participant(&mut file.writer, change, &self.called, &self.names)?;
             }
             self.open_gaps.values().try_for_each(|gap| append_gap(&mut file.writer, gap, &self.names))
         });
@@ -326,6 +331,14 @@ impl RecorderActor {
     }
 }
 
+/// Whether a recording can be called so: a name, or folders and a name, at most 200 bytes each, below the plan's directory.
+pub(crate) fn can_name_a_file(name: &str) -> bool {
+    let is_plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    let is_odd = name.is_empty() || name.ends_with('/') || name.chars().any(char::is_control);
+    let is_long = name.split('/').any(|part| part.len() > 200);
+    is_plain && !is_odd && !is_long
+}
+
 /// The file of a recording: as it was named, or after session and time, so that it sorts by time and names no
 /// earlier file, not even that of a recording so short that the next begins within the same second.
 fn path_of(plan: &RecordingPlan, request: &RecordingRequest, utc: UtcNanos) -> Result<PathBuf, String> {
@@ -335,10 +348,7 @@ fn path_of(plan: &RecordingPlan, request: &RecordingRequest, utc: UtcNanos) -> R
         let name = format!("{}_{}.h5", plan.session_name, stamp.strftime("%Y%m%dT%H%M%S%.3fZ"));
         return Ok(plan.directory.join(name));
     };
-    let is_plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-    let is_odd = name.is_empty() || name.ends_with('/') || name.chars().any(char::is_control);
-    let is_long = name.split('/').any(|part| part.len() > 200);
-    if !is_plain || is_odd || is_long {
+    if !can_name_a_file(name) {
         return Err(format!(
             "{name:?} cannot name a file: write a name, or folders and a name, at most 200 bytes each, \
              relative to {}",
@@ -627,11 +637,11 @@ impl Handler<FacesNamed> for RecorderActor {
         for change in &update.changes {
             self.present.insert(change.participant, change.clone());
         }
-        let plan = Arc::clone(&self.plan);
+        let called = Arc::clone(&self.called);
         self.write(ctx, |file, _, names| {
             fault::point("recorder:faces");
             for change in &update.changes {
-                append_participant(&mut file.writer, change, &plan, names)?;
+                append_participant(&mut file.writer, change, &called, names)?;
             }
             if !file.covers(faces.meta.camera, faces.meta.seq) {
                 return Ok(());
@@ -641,18 +651,31 @@ impl Handler<FacesNamed> for RecorderActor {
     }
 }
 
+impl RecorderActor {
+    /// Takes a participant's new name from the event that says so. The row that follows, if they have been seen.
+    fn rename(&mut self, event: &Event) -> Option<ParticipantChange> {
+        if event.kind != EventKind::ParticipantRenamed {
+            return None;
+        }
+        let of = |key: &str| event.detail[key].as_str();
+        let id: ParticipantId = of("participant")?.parse().ok()?;
+        Arc::make_mut(&mut self.called).insert(id, of("name")?.to_owned());
+        let present = self.present.get(&id)?.clone();
+        Some(ParticipantChange { at: event.at, why: "renamed", ..present })
+    }
+}
+
 fn append_participant(
     writer: &mut SessionWriter,
     change: &ParticipantChange,
-    plan: &RecordingPlan,
+    called: &BTreeMap<ParticipantId, String>,
     names: &[String],
 ) -> Result<(), SessionFileError> {
     let id = change.participant.to_string();
-    let given = plan.participant_names.get(usize::from(change.participant.0) - 1);
     writer.append_participant(&Participant {
         time: change.at,
         id: change.participant,
-        name: given.unwrap_or(&id),
+        name: called.get(&change.participant).unwrap_or(&id),
         role: "",
         camera: camera_name(names, change.camera),
         track: change.track,
@@ -676,7 +699,12 @@ impl Handler<Event> for RecorderActor {
     type Result = ();
 
     fn handle(&mut self, event: Event, ctx: &mut Self::Context) {
-        self.write(ctx, |OpenFile { writer, .. }, _, _| {
+        let renamed = self.rename(&event);
+        let called = Arc::clone(&self.called);
+        self.write(ctx, |OpenFile { writer, .. }, _, names| {
+            if let Some(change) = &renamed {
+                append_participant(writer, change, &called, names)?;
+            }
             let (source, kind, json) = (&event.source, event.kind.name(), event.detail.to_string());
             if event.kind == EventKind::Marker {
                 writer.append_marker(event.at, source, kind, &json)?;

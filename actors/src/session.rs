@@ -5,6 +5,8 @@
 //! order in which frames flow, so that everything captured is accounted for. Never touches a frame, and never
 //! waits for a thread that hangs.
 
+mod orders;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -15,14 +17,17 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use serde_json::json;
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
-use youquanti_models::{BackendInfo, CameraId, CameraName, Clock, Timestamp};
+use youquanti_models::{BackendInfo, CameraId, CameraName, Clock, ParticipantId, Timestamp};
 
 use crate::camera::{BarrierOpened, CameraActor};
 use crate::child::{Port, start_on_thread, tell};
+use crate::control::{Board, CameraState, Control, Person, Phase};
 use crate::fault;
 use crate::flight::Stage;
 use crate::ledger::{CameraSnapshot, Consumer, Imbalance, LedgerSnapshot};
+use crate::live::{Listen, Live, wait_for};
 use crate::lsl::{LslActor, LslPlan, MarkerSinks, Streams};
 use crate::messages::{CameraGap, ChildId, Event, EventKind};
 use crate::outputs::Outputs;
@@ -101,6 +106,8 @@ pub struct SessionPlan {
     pub expected_participants: Option<u16>,
     /// What is compared between participants; nothing without it.
     pub synchrony: Option<SynchronyOptions>,
+    /// Names of P1, P2, …, as far as they are known.
+    pub participant_names: Vec<String>,
     /// What is the same for all recordings.
     pub recording: RecordingPlan,
     /// The recording that the session starts with; without it, none until one is asked for.
@@ -271,12 +278,12 @@ struct Stop {
 #[rtype(result = "()")]
 struct StartRecording {
     request: RecordingRequest,
-    answer: SyncSender<Result<RecordingStarted, RecordingError>>,
+    answer: oneshot::Sender<Result<RecordingStarted, RecordingError>>,
 }
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-struct StopRecording(SyncSender<Result<Summary, RecordingError>>);
+struct StopRecording(oneshot::Sender<Result<Summary, RecordingError>>);
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -312,6 +319,12 @@ struct SessionActor {
     /// What each pipeline worker works with, as far as was said.
     worker_backends: BTreeMap<usize, BackendInfo>,
     traces: Vec<PathBuf>,
+    /// Cameras that come back from a pause.
+    resumed: BTreeSet<CameraId>,
+    /// A recording that begins later.
+    scheduled: Option<SpawnHandle>,
+    board: Board,
+    live: Live,
     report: SyncSender<SessionReport>,
 }
 
@@ -335,13 +348,13 @@ struct Cast {
 
 impl Cast {
     /// A supervisor and empty ports for a session that is about to start.
-    fn new(plane: &DataPlane, listener: Recipient<ChildChanged>) -> Self {
+    fn new(plane: &DataPlane, listener: Recipient<ChildChanged>, live: Live) -> Self {
         Self {
             supervisor: SupervisorActor::new(Arc::clone(&plane.clock), listener).start(),
             cameras: plane.cameras.iter().map(|_| Port::new()).collect(),
             videos: plane.cameras.iter().map(|_| Port::new()).collect(),
             participants: Port::new(),
-            outputs: Outputs { stream_counts: Arc::clone(&plane.stream_counts), ..Outputs::default() },
+            outputs: Outputs { live, stream_counts: Arc::clone(&plane.stream_counts), ..Outputs::default() },
             streams: Streams::default(),
         }
     }
@@ -675,7 +688,13 @@ fn backend_facts(info: &BackendInfo) -> serde_json::Value {
 }
 
 impl SessionActor {
-    fn new(plan: SessionPlan, plane: Arc<DataPlane>, report: SyncSender<SessionReport>) -> Self {
+    fn new(
+        plan: SessionPlan,
+        plane: Arc<DataPlane>,
+        board: Board,
+        live: Live,
+        report: SyncSender<SessionReport>,
+    ) -> Self {
         Self {
             plan,
             plane,
@@ -692,6 +711,10 @@ impl SessionActor {
             backend: None,
             worker_backends: BTreeMap::new(),
             traces: Vec::new(),
+            resumed: BTreeSet::new(),
+            scheduled: None,
+            board,
+            live,
             report,
         }
     }
@@ -703,6 +726,10 @@ impl SessionActor {
 
     fn publish(&mut self, ctx: &mut Context<Self>, event: Event) {
         info!(source = event.source, detail = %event.detail, "{}", event.kind.name());
+        self.live.event(&event);
+        if event.kind == EventKind::Participant {
+            self.note_participant(&event);
+        }
         self.subscribers.retain(|subscriber| match subscriber.try_send(event.clone()) {
             Ok(()) => true,
             // Nobody waits for a subscriber: what does not fit is in the file and in the log.
@@ -718,6 +745,11 @@ impl SessionActor {
         if let Some(cast) = &self.cast {
             cast.outputs.try_event(&event);
         }
+    }
+
+    fn mark(&mut self, ctx: &mut Context<Self>, at: Timestamp, text: String) {
+        let (source, detail) = ("operator".to_owned(), json!({ "text": text }));
+        self.publish(ctx, Event { at, source, kind: EventKind::Marker, detail });
     }
 
     /// Something went wrong that the session goes on with, or ends of.
@@ -742,7 +774,7 @@ impl SessionActor {
         };
         let Some(cast) = self.cast.clone().filter(|_| refusal.is_none()) else {
             // Whoever asked may have lost patience; so too below.
-            answer.try_send(Err(refusal.unwrap_or(RecordingError::Ended))).ok();
+            answer.send(Err(refusal.unwrap_or(RecordingError::Ended))).ok();
             return;
         };
         self.recording = Recording::Opening;
@@ -757,7 +789,7 @@ impl SessionActor {
                 }
                 Err(_) => {}
             }
-            answer.try_send(begun.map_err(|cause| RecordingError::Failed { cause })).ok();
+            answer.send(begun.map_err(|cause| RecordingError::Failed { cause })).ok();
         }));
     }
 
@@ -793,13 +825,13 @@ impl SessionActor {
                     let lost = || RecordingError::Failed { cause: "the file had failed before".to_owned() };
                     let outcome = outcome.ok_or_else(lost);
                     answer
-                        .try_send(outcome.and_then(|o| o.map_err(|cause| RecordingError::Failed { cause })))
+                        .send(outcome.and_then(|o| o.map_err(|cause| RecordingError::Failed { cause })))
                         .ok();
                 }));
                 return;
             }
         };
-        answer.try_send(Err(refusal)).ok();
+        answer.send(Err(refusal)).ok();
     }
 
     /// Notes what became of the file that was being written, if it has not been noted before, and says so.
@@ -850,6 +882,7 @@ impl SessionActor {
             State::Running => self.state = State::Stopping,
             State::Stopping => return,
         }
+        self.show_phase();
         self.look_for_first_frames(ctx);
         self.emit(ctx, "session", EventKind::SessionStopping, json!({ "reason": reason }));
         let Some(cast) = self.cast.clone() else { return };
@@ -926,6 +959,7 @@ impl SessionActor {
         let name = child_name(&self.plane, ChildId::Camera(camera));
         self.record_gap(ctx, gap.clone());
         self.open_gaps.insert(camera, gap);
+        self.show_camera(camera, CameraState::Away);
         self.publish(ctx, Event { at: noticed_at, source: name, kind: EventKind::GapOpened, detail });
     }
 
@@ -1043,6 +1077,7 @@ impl Actor for SessionActor {
 impl Drop for SessionActor {
     /// However it ends, and be it by a panic: every actor ends with it, and the recorder closes its file.
     fn drop(&mut self) {
+        self.board.update(|status| status.phase = Phase::Ended);
         end_system();
     }
 }
@@ -1058,7 +1093,7 @@ impl Handler<Start> for SessionActor {
     type Result = ResponseActFuture<Self, Result<(), StartError>>;
 
     fn handle(&mut self, _: Start, ctx: &mut Self::Context) -> Self::Result {
-        let cast = Arc::new(Cast::new(&self.plane, ctx.address().recipient()));
+        let cast = Arc::new(Cast::new(&self.plane, ctx.address().recipient(), self.live.clone()));
         self.cast = Some(Arc::clone(&cast));
         let (plan, plane, session) = (self.plan.clone(), Arc::clone(&self.plane), ctx.address());
         let starting = async move {
@@ -1073,6 +1108,10 @@ impl Handler<Start> for SessionActor {
         Box::pin(actix::fut::wrap_future::<_, Self>(starting).map(|started, session, ctx| {
             if let Ok((started_at, recording)) = &started {
                 session.state = State::Running;
+                session.show_phase();
+                for camera in session.plane.camera_ids() {
+                    session.show_camera(camera, CameraState::Running);
+                }
                 session.started_at = *started_at;
                 session.backend = session.plane.backend();
                 session.worker_backends = (0..session.plan.pipelines.len())
@@ -1142,8 +1181,7 @@ impl Handler<Mark> for SessionActor {
     type Result = ();
 
     fn handle(&mut self, mark: Mark, ctx: &mut Self::Context) {
-        let (source, detail) = ("operator".to_owned(), json!({ "text": mark.text }));
-        self.publish(ctx, Event { at: mark.at, source, kind: EventKind::Marker, detail });
+        self.mark(ctx, mark.at, mark.text);
     }
 }
 
@@ -1212,8 +1250,11 @@ impl Handler<ChildChanged> for SessionActor {
                     self.plane.stats[usize::from(camera.0)].restarts.fetch_add(1, Ordering::Relaxed);
                     let first = self.plane.camera(camera).first_since_opened.load(Ordering::Relaxed);
                     self.close_gap(ctx, camera, if first == 0 { at } else { Timestamp(first) });
+                    self.show_camera(camera, CameraState::Running);
                 }
-                self.emit(ctx, &name, EventKind::ChildRestarted, json!({}));
+                let is_resumed = matches!(id, ChildId::Camera(camera) if self.resumed.remove(&camera));
+                let kind = if is_resumed { EventKind::CameraResumed } else { EventKind::ChildRestarted };
+                self.emit(ctx, &name, kind, json!({}));
                 if let ChildId::Pipeline(worker) = id {
                     self.look_at_backend(ctx, usize::from(worker), &name);
                 }
@@ -1221,6 +1262,7 @@ impl Handler<ChildChanged> for SessionActor {
             Change::Ended { note } => {
                 let ChildId::Camera(camera) = id else { return };
                 self.ended.insert(camera);
+                self.show_camera(camera, CameraState::Ended);
                 let detail = note.map_or(json!({}), |note| json!({ "note": note }));
                 self.emit(ctx, &name, EventKind::CameraEnded, detail);
                 if self.ended.len() == self.plane.cameras.len() {
@@ -1243,10 +1285,23 @@ impl Handler<ChildChanged> for SessionActor {
     }
 }
 
+/// Who is expected, with names as far as they are known.
+fn people(plan: &SessionPlan) -> Vec<Person> {
+    let expected = usize::from(plan.expected_participants.unwrap_or(0)).max(plan.participant_names.len());
+    let person = |index: usize| {
+        let id = ParticipantId(u16::try_from(index + 1).unwrap_or(u16::MAX));
+        let name = plan.participant_names.get(index).cloned().unwrap_or_else(|| id.to_string());
+        Person { id, name, seen: None }
+    };
+    (0..expected).map(person).collect()
+}
+
 /// A running session, held by whoever started it. Dropped, it stops the session and waits for the end.
 pub struct SessionHandle {
     session: Addr<SessionActor>,
     plane: Arc<DataPlane>,
+    board: Board,
+    listen: Listen,
     report: Receiver<SessionReport>,
     thread: Option<JoinHandle<()>>,
 }
@@ -1269,13 +1324,19 @@ impl SessionHandle {
         let (report_to, report) = sync_channel(1);
         let (started_to, started) = sync_channel(1);
         let actor_plane = Arc::clone(&plane);
+        let (board, live) = (Board::default(), Live::default());
+        let (actor_board, listen) = (board.clone(), live.listen());
+        board.update(|status| {
+            status.cameras = vec![CameraState::default(); plane.cameras.len()];
+            status.people = people(&plan);
+        });
         let internal = |cause: &dyn std::fmt::Display| StartError::Internal { cause: cause.to_string() };
         let thread = std::thread::Builder::new()
             .name("yq-session".to_owned())
             .spawn(move || {
                 let system = System::new();
                 system.block_on(async move {
-                    let session = SessionActor::new(plan, actor_plane, report_to).start();
+                    let session = SessionActor::new(plan, actor_plane, actor_board, live, report_to).start();
                     let outcome = session.send(Start).await;
                     started_to.try_send((session, outcome)).ok();
                 });
@@ -1285,7 +1346,7 @@ impl SessionHandle {
             })
             .map_err(|error| internal(&error))?;
         let (session, outcome) = started.recv().map_err(|gone| internal(&gone))?;
-        let handle = Self { session, plane, report, thread: Some(thread) };
+        let handle = Self { session, plane, board, listen, report, thread: Some(thread) };
         match outcome.map_err(|gone| internal(&gone)).and_then(|started| started) {
             Ok(()) => Ok(handle),
             Err(error) => {
@@ -1298,6 +1359,12 @@ impl SessionHandle {
     /// Live figures, ledger and flight recorder.
     pub fn plane(&self) -> &Arc<DataPlane> {
         &self.plane
+    }
+
+    /// For whoever steers or watches the session from elsewhere.
+    pub fn control(&self) -> Control {
+        let (session, plane) = (self.session.clone().recipient(), Arc::clone(&self.plane));
+        Control::new(session, plane, self.board.clone(), self.listen.clone())
     }
 
     /// Asks the session to end; [`wait`](Self::wait) tells when it has.
@@ -1313,9 +1380,9 @@ impl SessionHandle {
     /// See [`RecordingError`].
     #[allow(clippy::disallowed_methods, reason = "an order must not be refused by a full mailbox")]
     pub fn start_recording(&self, request: RecordingRequest) -> Result<RecordingStarted, RecordingError> {
-        let (answer, answered) = sync_channel(1);
+        let (answer, answered) = oneshot::channel();
         self.session.do_send(StartRecording { request, answer });
-        answered.recv().unwrap_or(Err(RecordingError::Ended))
+        wait_for(answered, None).and_then(Result::ok).unwrap_or(Err(RecordingError::Ended))
     }
 
     /// Closes the file that is being written; returns when it can be opened plainly, with what is in it. The
@@ -1325,9 +1392,9 @@ impl SessionHandle {
     /// See [`RecordingError`].
     #[allow(clippy::disallowed_methods, reason = "an order must not be refused by a full mailbox")]
     pub fn stop_recording(&self) -> Result<Summary, RecordingError> {
-        let (answer, answered) = sync_channel(1);
+        let (answer, answered) = oneshot::channel();
         self.session.do_send(StopRecording(answer));
-        answered.recv().unwrap_or(Err(RecordingError::Ended))
+        wait_for(answered, None).and_then(Result::ok).unwrap_or(Err(RecordingError::Ended))
     }
 
     /// Sets a marker, stamped now. Markers come from people and experiments: few, and none may go lost.

@@ -49,6 +49,22 @@ impl LatencySnapshot {
         LatencySnapshot(std::array::from_fn(|k| self.0[k].saturating_sub(earlier.0[k])))
     }
 
+    /// The same by doublings: how many were counted up to each bound, without those up to the bound before. The last bound takes
+    /// all that were longer, too.
+    pub fn doublings(&self) -> impl Iterator<Item = (Duration, u64)> + '_ {
+        self.0.chunks(BUCKETS_PER_DOUBLING as usize).enumerate().map(|(doubling, counts)| {
+            let micros = LatencyHistogram::FIRST_MICROS * (doubling as f64 + 1.0).exp2();
+            (Duration::from_secs_f64(micros / 1e6), counts.iter().sum())
+        })
+    }
+
+    /// The sum of all that was counted, to within 12 %.
+    pub fn sum(&self) -> Duration {
+        let micros =
+            self.0.iter().enumerate().map(|(k, &count)| count as f64 * middle_micros(k)).sum::<f64>();
+        Duration::from_secs_f64(micros / 1e6)
+    }
+
     /// The `share` quantile (0 to 1) to within 12 %, or `None` when nothing was counted.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let total: u64 = self.0.iter().sum();
@@ -57,13 +73,16 @@ impl LatencySnapshot {
         for (k, &count) in self.0.iter().enumerate() {
             seen += count;
             if count > 0 && seen >= wanted {
-                let micros =
-                    LatencyHistogram::FIRST_MICROS * ((k as f64 + 0.5) / BUCKETS_PER_DOUBLING).exp2();
-                return Some(Duration::from_secs_f64(micros / 1e6));
+                return Some(Duration::from_secs_f64(middle_micros(k) / 1e6));
             }
         }
         None
     }
+}
+
+/// The middle of a bucket on its logarithmic scale.
+fn middle_micros(bucket: usize) -> f64 {
+    LatencyHistogram::FIRST_MICROS * ((bucket as f64 + 0.5) / BUCKETS_PER_DOUBLING).exp2()
 }
 
 /// What became of the rows of the LSL streams and of the markers of others.
@@ -163,6 +182,19 @@ mod tests {
         histogram.record(Duration::from_secs(7));
         let since = histogram.snapshot().since(&before).quantile(0.5).unwrap();
         assert!((since.as_secs_f64() / 7.0).log2().abs() <= 1.0 / BUCKETS_PER_DOUBLING);
+    }
+
+    #[test]
+    fn doublings_hold_all_that_was_counted_each_below_its_bound() {
+        let histogram = LatencyHistogram::default();
+        for millis in 1..=100 {
+            histogram.record(Duration::from_millis(millis));
+        }
+        let snapshot = histogram.snapshot();
+        assert_eq!(snapshot.doublings().map(|(_, count)| count).sum::<u64>(), 100);
+        let below_51 = snapshot.doublings().take_while(|(bound, _)| *bound <= Duration::from_micros(51_200));
+        assert_eq!(below_51.map(|(_, count)| count).sum::<u64>(), 51);
+        assert!((snapshot.sum().as_secs_f64() / 5.05 - 1.0).abs() < 0.06);
     }
 
     #[test]

@@ -205,6 +205,11 @@ impl ChildSupervision {
     pub fn on(&mut self, now: Timestamp, input: Input) -> Option<Effect> {
         let alive = matches!(self.state, ChildState::Starting | ChildState::Running);
         match input {
+            // Stopped with too many of its threads hanging: no further one is risked.
+            Input::Start if self.state == ChildState::Stopped && self.abandoned >= MOST_ABANDONED => {
+                self.state = ChildState::Suspended;
+                Some(Effect::Suspend)
+            }
             Input::Start if self.state == ChildState::Stopped => Some(self.spawn()),
             Input::Started { generation } if self.is_current(generation) => {
                 if self.state == ChildState::Starting {

@@ -51,6 +51,12 @@ pub struct StopChild {
     pub patience: Duration,
 }
 
+/// Makes a child again that [`StopChild`] has ended. What follows is said to the listener as after a failure: that it works again, or
+/// that it failed.
+#[derive(Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct ReviveChild(pub ChildId);
+
 /// Something changed for a child.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
@@ -317,6 +323,14 @@ impl Handler<CountAbandoned> for SupervisorActor {
 
     fn handle(&mut self, _: CountAbandoned, _: &mut Self::Context) -> usize {
         self.children.iter().map(|child| child.abandoned.len()).sum()
+    }
+}
+
+impl Handler<ReviveChild> for SupervisorActor {
+    type Result = ();
+
+    fn handle(&mut self, ReviveChild(id): ReviveChild, ctx: &mut Self::Context) {
+        self.input(ctx, id, Input::Start);
     }
 }
 

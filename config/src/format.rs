@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
@@ -48,6 +49,10 @@ table! {
         lsl: LslConfig = {},
         /// What happens when a part fails.
         supervision: SupervisionConfig = {},
+        /// The port for programs and browsers: control, live results, figures for Prometheus.
+        server: ServerConfig = {},
+        /// The port for programs that steer LabRecorder.
+        labrecorder: LabRecorderConfig = {},
         /// What is logged.
         log: LogConfig = {},
     }
@@ -380,6 +385,32 @@ table! {
 }
 
 table! {
+    /// The port for programs and browsers: control, live results, figures for Prometheus.
+    pub struct ServerConfig {
+        /// Whether there is one.
+        enabled: bool = true,
+        /// The address to listen at. Beyond this machine a token is required from everybody.
+        address: IpAddr = "127.0.0.1",
+        /// The port; 0 is any that is free. Without it: 8478, or the next that is free.
+        port: Option<Int<0, 65_535>>,
+        /// File that holds the token, 16 to 256 visible characters, readable by its owner alone. Without it, where a token is required: a new one each time, shown at the start.
+        token_file: Option<PathBuf>,
+    }
+}
+
+table! {
+    /// The port for programs that steer LabRecorder. Its protocol knows no token: whoever reaches the port can start and stop recordings.
+    pub struct LabRecorderConfig {
+        /// Whether there is one.
+        enabled: bool = false,
+        /// The address to listen at.
+        address: IpAddr = "127.0.0.1",
+        /// The port; 0 is any that is free.
+        port: Int<0, 65_535> = 22345,
+    }
+}
+
+table! {
     /// What is logged.
     pub struct LogConfig {
         /// The least important events that are logged.
@@ -523,6 +554,10 @@ pub struct Config {
     pub supervision: SupervisionConfig,
     /// What is logged.
     pub log: LogConfig,
+    /// The port for programs and browsers.
+    pub server: ServerConfig,
+    /// The port for programs that steer LabRecorder.
+    pub labrecorder: LabRecorderConfig,
 }
 
 /// The configuration that runs when none is given.
@@ -562,6 +597,8 @@ impl Config {
             lsl: tables.lsl,
             supervision: tables.supervision,
             log: tables.log,
+            server: tables.server,
+            labrecorder: tables.labrecorder,
         })
     }
 

@@ -21,9 +21,9 @@ pub use choices::{
     Pace, PowerLine, Precision, VideoCodec,
 };
 pub use format::{
-    CameraConfig, Config, ControlsConfig, FileSource, GpuConfig, LogConfig, LslConfig, MarkersConfig,
-    ParticipantsConfig, PipelineConfig, RecordingConfig, SceneSource, SessionConfig, SourceConfig,
-    SupervisionConfig, SynchronyConfig, UsualControls, V4l2Source, VideoConfig,
+    CameraConfig, Config, ControlsConfig, FileSource, GpuConfig, LabRecorderConfig, LogConfig, LslConfig,
+    MarkersConfig, ParticipantsConfig, PipelineConfig, RecordingConfig, SceneSource, ServerConfig,
+    SessionConfig, SourceConfig, SupervisionConfig, SynchronyConfig, UsualControls, V4l2Source, VideoConfig,
 };
 pub use problem::{ConfigErrors, Position, Problem};
 pub use schema::schema;

@@ -3,6 +3,7 @@
 //! Owns the spelling of each value and its range. Knows no key that uses it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -587,6 +588,21 @@ impl Leaf for PathBuf {
 
     fn schema() -> Json {
         json!({ "type": "string", "minLength": 1 })
+    }
+}
+
+impl Leaf for IpAddr {
+    fn parse(value: &DeValue<'_>) -> Result<Self, Misfit> {
+        let DeValue::String(text) = value else { return Err(Misfit::Type) };
+        text.parse().map_err(|_| Misfit::Value("is no IP address".to_owned()))
+    }
+
+    fn allowed() -> String {
+        "an IP address, such as \"127.0.0.1\", or \"0.0.0.0\" for all of this machine".to_owned()
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "anyOf": [{ "format": "ipv4" }, { "format": "ipv6" }] })
     }
 }
 

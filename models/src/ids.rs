@@ -35,6 +35,21 @@ impl fmt::Display for ParticipantId {
     }
 }
 
+/// Why a text is not a participant's id.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is no participant: write P1, P2, …")]
+pub struct ParticipantIdError(pub String);
+
+impl FromStr for ParticipantId {
+    type Err = ParticipantIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParticipantIdError> {
+        let number = text.strip_prefix('P').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let id = number.and_then(|digits| digits.parse().ok()).filter(|&number| number > 0);
+        id.map(Self).ok_or_else(|| ParticipantIdError(text.to_owned()))
+    }
+}
+
 /// A camera's name: 1 to 32 of `a-z A-Z 0-9 _ -`, beginning with a letter, so that it can stand
 /// in a file name, a path inside the session file and a stream name without escaping.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,6 +87,14 @@ impl fmt::Display for CameraName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn participants_are_read_as_they_are_written() {
+        assert_eq!("P12".parse(), Ok(ParticipantId(12)));
+        for bad in ["", "P", "P0", "p1", "P-1", "P+1", "P65536", "1"] {
+            assert_eq!(bad.parse::<ParticipantId>(), Err(ParticipantIdError(bad.to_owned())));
+        }
+    }
 
     #[test]
     fn names_that_files_and_streams_can_carry() {

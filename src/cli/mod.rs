@@ -19,6 +19,7 @@ mod chaos;
 mod check;
 mod diff;
 mod doctor;
+mod doors;
 mod inspect;
 mod replay;
 mod run;

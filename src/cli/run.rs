@@ -15,7 +15,7 @@ use youquanti::{CameraProgress, Config, RecordingReport, Session, SessionReport,
 use youquanti_config::{LogFormat, Period};
 
 use super::table::{self, bytes};
-use super::{ConfigArg, Exit, exit_of, fail, fail_config};
+use super::{ConfigArg, Exit, doors, exit_of, fail, fail_config};
 
 pub(crate) const AFTER_HELP: &str = "\
 Examples:
@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Record nothing, whatever the configuration says.
     #[arg(long)]
     no_record: bool,
+    /// Serve nothing: no control, no figures, no dashboard, whatever the configuration says.
+    #[arg(long)]
+    no_ui: bool,
     /// Print the report as JSON; progress and log stay on standard error.
     #[arg(long)]
     json: bool,
@@ -79,6 +82,11 @@ pub(crate) fn execute(args: &Args) -> Exit {
     if !backend.workers().is_empty() {
         eprintln!("loading networks on a GPU takes up to a minute, with TensorRT the first time much longer");
     }
+    let server = if args.no_ui { Ok(None) } else { doors::open(&config) };
+    let server = match server {
+        Ok(server) => server,
+        Err(error) => return fail(Exit::Usage, &error),
+    };
     let mut session = match Session::start_checked(&config, &backend) {
         Ok(session) => session,
         Err(error) => {
@@ -88,8 +96,16 @@ pub(crate) fn execute(args: &Args) -> Exit {
             return fail(exit_of(&error), &error);
         }
     };
+    if let Some(server) = &server {
+        server.attach(session.control());
+    }
+    let labrecorder = match doors::open_labrecorder(&config, session.control()) {
+        Ok(labrecorder) => labrecorder,
+        Err(error) => return fail(Exit::Usage, &error),
+    };
     announce(&config, &session);
     let report = attend(&mut session, &signals);
+    drop((server, labrecorder));
     let Some(report) = report else {
         eprintln!(
             "error: the session was lost to a failure of this program; what had been committed to its file is safe"

@@ -272,6 +272,14 @@ impl Running {
         }
     }
 
+    /// The same; what follows `text` in that line.
+    #[track_caller]
+    pub(crate) fn wait_for_rest(&mut self, text: &str) -> Option<String> {
+        self.wait_for(text);
+        let line = self.said.lines().rfind(|line| line.contains(text))?;
+        line.split_once(text).map(|(_, rest)| rest.trim().to_owned())
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();

@@ -457,6 +457,7 @@ impl Setup {
             pipelines: vec![pipeline],
             expected_participants: None,
             synchrony: None,
+            participant_names: Vec::new(),
             recording,
             record_from_start: Some(named("session")),
             lsl: None,

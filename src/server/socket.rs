@@ -1,0 +1,468 @@
+//! The WebSocket: events, results at a rate that the client chooses, and commands.
+//!
+//! Owns its messages and how much of them a client may leave waiting. A client that takes nothing misses, is told how much once it
+//! takes something again, and is let go when it takes nothing for long; nobody waits for it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Session};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use tokio::sync::Notify;
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use youquanti_actors::clock::SystemClock;
+use youquanti_actors::control::Control;
+use youquanti_actors::live::Stream;
+use youquanti_actors::messages::{Event, FacesNamed};
+use youquanti_models::Clock;
+
+use super::guard::{Allowance, SOCKET_PROTOCOL};
+use super::views::{self, Parts, problem};
+use super::{Shared, commands};
+
+/// Sockets at one time.
+const MOST_SOCKETS: u64 = 256;
+
+/// Longest message of a client, bytes.
+const LONGEST_MESSAGE: usize = 16 * 1024;
+
+/// Messages a second that a client may send for long, and at once.
+const RATE: f64 = 100.0;
+const BURST: f64 = 200.0;
+
+/// Messages that a client may get wrong.
+const MOST_MISTAKES: u32 = 20;
+
+/// A client that takes nothing for so long is let go.
+const TAKEN_WITHIN: Duration = Duration::from_secs(20);
+
+/// How often a client is asked whether it is still there.
+const PING: Duration = Duration::from_secs(10);
+
+/// What all sockets have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Sockets {
+    open: AtomicU64,
+    missed: AtomicU64,
+    is_closing: AtomicBool,
+    closing: Notify,
+}
+
+impl Sockets {
+    /// Open sockets, and what all clients have missed so far.
+    pub(crate) fn figures(&self) -> (u64, u64) {
+        (self.open.load(Ordering::Relaxed), self.missed.load(Ordering::Relaxed))
+    }
+
+    /// Lets all clients go.
+    pub(crate) fn close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+        self.closing.notify_waiters();
+    }
+}
+
+/// One open socket, as it is counted.
+struct Counted(web::Data<Shared>);
+
+impl Counted {
+    fn enter(shared: &web::Data<Shared>) -> Option<Self> {
+        let counted = Self(shared.clone());
+        let before = shared.sockets.open.fetch_add(1, Ordering::Relaxed);
+        (before < MOST_SOCKETS && !shared.sockets.is_closing.load(Ordering::Relaxed)).then_some(counted)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.sockets.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a client may say. Commands are read apart: they are what `/api/v1/commands` takes.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+enum Wish {
+    /// What to send from now on; takes the place of the wish before.
+    Subscribe {
+        #[serde(default = "yes")]
+        events: bool,
+        #[serde(default)]
+        results: Option<ResultsWish>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResultsWish {
+    /// Results a second of each camera, the newest ones; without it every one.
+    #[serde(default)]
+    rate: Option<f64>,
+    /// Without it, all.
+    #[serde(default)]
+    cameras: Option<Vec<String>>,
+    #[serde(default = "yes")]
+    blendshapes: bool,
+    #[serde(default = "yes")]
+    head_pose: bool,
+    #[serde(default)]
+    landmarks: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A client's message, understood.
+#[derive(Clone, Debug, PartialEq)]
+enum Said {
+    Wish(Wish),
+    Command(Result<commands::Request, commands::Answer>, Option<String>),
+}
+
+/// Reads a message; an error says in words what is wrong with it.
+fn read(text: &str) -> Result<Said, String> {
+    let mut message: Json = serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))?;
+    let Some(fields) = message.as_object_mut() else { return Err("no JSON object".to_owned()) };
+    if fields.get("type").and_then(Json::as_str) == Some("command") {
+        fields.remove("type");
+        let id = fields.get("id").and_then(Json::as_str).map(str::to_owned);
+        return Ok(Said::Command(commands::Request::read(message), id));
+    }
+    let wish: Wish = serde_json::from_value(message).map_err(|error| error.to_string())?;
+    let Wish::Subscribe { results, .. } = &wish;
+    if let Some(rate) = results.as_ref().and_then(|results| results.rate)
+        && !(0.1..=1000.0).contains(&rate)
+    {
+        return Err(format!("rate = {rate} is outside 0.1 to 1000 a second"));
+    }
+    Ok(Said::Wish(wish))
+}
+
+/// `/api/v1/live`.
+pub(crate) async fn open(
+    request: HttpRequest,
+    body: web::Payload,
+    shared: web::Data<Shared>,
+) -> actix_web::Result<HttpResponse> {
+    use actix_web::http::StatusCode;
+    let Some(session) = shared.session.get().cloned() else {
+        return Ok(problem(StatusCode::SERVICE_UNAVAILABLE, "arming", "the session is still being started"));
+    };
+    let Some(counted) = Counted::enter(&shared) else {
+        return Ok(problem(StatusCode::SERVICE_UNAVAILABLE, "sockets", "too many WebSockets are open"));
+    };
+    let (response, socket, messages) = actix_ws::handle_with_protocols(&request, body, &[SOCKET_PROTOCOL])?;
+    let messages = messages
+        .max_frame_size(LONGEST_MESSAGE)
+        .aggregate_continuations()
+        .max_continuation_size(LONGEST_MESSAGE);
+    actix_rt::spawn(serve(Client::new(counted, session, socket), messages));
+    Ok(response)
+}
+
+/// Why a client is let go.
+#[derive(Debug, PartialEq, Eq)]
+enum Parting {
+    /// It has gone.
+    Gone,
+    /// It says what nobody understands, or too much.
+    Misbehaves,
+    /// The session, or the server, has ended.
+    Over,
+}
+
+/// One client, and what it wants.
+struct Client {
+    counted: Counted,
+    session: Control,
+    socket: Session,
+    events: bool,
+    results: Option<ResultsWish>,
+    /// The newest result of each camera that has not been sent, where the client chose a rate.
+    newest: Vec<Option<FacesNamed>>,
+    names: Vec<String>,
+    allowance: Allowance,
+    mistakes: u32,
+    /// What the client has missed, as far as it was told.
+    told: (u64, u64),
+}
+
+impl Client {
+    fn new(counted: Counted, session: Control, socket: Session) -> Self {
+        let names: Vec<_> = session.plane().camera_names().iter().map(ToString::to_string).collect();
+        Self {
+            counted,
+            session,
+            socket,
+            events: true,
+            results: None,
+            newest: names.iter().map(|_| None).collect(),
+            names,
+            allowance: Allowance::new(RATE, BURST, SystemClock.now()),
+            mistakes: 0,
+            told: (0, 0),
+        }
+    }
+
+    /// Sends a text; a client that takes nothing for long has gone.
+    async fn send(&mut self, text: String) -> Result<(), Parting> {
+        match timeout(TAKEN_WITHIN, self.socket.text(text)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Parting::Gone),
+        }
+    }
+
+    /// Takes a message; what is wrong with it is said, a few times.
+    async fn hear(&mut self, text: &str) -> Result<bool, Parting> {
+        if !self.allowance.take(SystemClock.now()) {
+            return Err(Parting::Misbehaves);
+        }
+        match read(text) {
+            Ok(Said::Wish(Wish::Subscribe { events, results })) => {
+                if let Some(unknown) = self.unknown_camera(results.as_ref()) {
+                    let words =
+                        format!("there is no camera {unknown:?}; there are {}", self.names.join(", "));
+                    self.complain(&words).await?;
+                    return Ok(false);
+                }
+                self.events = events;
+                self.results = results;
+                self.newest.iter_mut().for_each(|newest| *newest = None);
+                self.told.1 = 0;
+                self.send(json!({ "type": "subscribed" }).to_string()).await?;
+                Ok(true)
+            }
+            Ok(Said::Command(request, id)) => {
+                let answer = match request {
+                    Ok(request) => {
+                        let shared = self.counted.0.clone();
+                        shared.commands.carry_out(&self.session, request).await
+                    }
+                    Err(refusal) => refusal,
+                };
+                let status = answer.status.as_u16();
+                let answer = json!({ "type": "answer", "id": id, "status": status, "body": answer.body });
+                self.send(answer.to_string()).await?;
+                Ok(false)
+            }
+            Err(words) => {
+                self.complain(&words).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    async fn complain(&mut self, words: &str) -> Result<(), Parting> {
+        self.mistakes += 1;
+        self.send(json!({ "type": "error", "message": words }).to_string()).await?;
+        if self.mistakes >= MOST_MISTAKES { Err(Parting::Misbehaves) } else { Ok(()) }
+    }
+
+    fn unknown_camera(&self, results: Option<&ResultsWish>) -> Option<String> {
+        let wanted = results?.cameras.as_ref()?;
+        wanted.iter().find(|wanted| !self.names.contains(wanted)).cloned()
+    }
+
+    async fn event(&mut self, event: Event) -> Result<(), Parting> {
+        if !self.events {
+            return Ok(());
+        }
+        let text = json!({
+            "type": "event",
+            "at_s": event.at.0 as f64 / 1e9,
+            "source": event.source,
+            "kind": event.kind.name(),
+            "detail": event.detail,
+        });
+        self.send(text.to_string()).await
+    }
+
+    /// Takes a result: sends it, or keeps it until its time comes.
+    async fn result(&mut self, named: FacesNamed) -> Result<(), Parting> {
+        let Some(wish) = &self.results else { return Ok(()) };
+        let camera = usize::from(named.faces.meta.camera.0);
+        let is_wanted = wish.cameras.as_ref().is_none_or(|wanted| wanted.contains(&self.names[camera]));
+        if !is_wanted {
+            return Ok(());
+        }
+        if wish.rate.is_some() {
+            self.newest[camera] = Some(named);
+            return Ok(());
+        }
+        self.show(&named).await
+    }
+
+    /// Sends the newest result of each camera, where there is one that was not sent.
+    async fn show_newest(&mut self) -> Result<(), Parting> {
+        for camera in 0..self.newest.len() {
+            if let Some(named) = self.newest[camera].take() {
+                self.show(&named).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn show(&mut self, named: &FacesNamed) -> Result<(), Parting> {
+        let Some(wish) = &self.results else { return Ok(()) };
+        let parts =
+            Parts { blendshapes: wish.blendshapes, head_pose: wish.head_pose, landmarks: wish.landmarks };
+        let camera = &self.names[usize::from(named.faces.meta.camera.0)];
+        let text = views::result(named, camera, &self.session.status(), parts);
+        self.send(text).await
+    }
+
+    /// Tells a client that was too slow what it has missed.
+    async fn tell_missed(&mut self, events: u64, results: u64) -> Result<(), Parting> {
+        if self.told == (events, results) {
+            return Ok(());
+        }
+        let more = events - self.told.0 + (results - self.told.1);
+        self.counted.0.sockets.missed.fetch_add(more, Ordering::Relaxed);
+        self.told = (events, results);
+        self.send(json!({ "type": "missed", "events": events, "results": results }).to_string()).await
+    }
+
+    /// The times at which the newest results are sent.
+    fn ticks(&self) -> Option<Interval> {
+        let rate = self.results.as_ref()?.rate?;
+        let mut ticks = interval(Duration::from_secs_f64(1.0 / rate));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Some(ticks)
+    }
+}
+
+/// Waits for the next tick, for ever if there is none.
+async fn tick(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => {
+            ticks.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the next result, for ever if none are wanted.
+async fn next(results: &mut Option<Stream<FacesNamed>>) -> Option<FacesNamed> {
+    match results {
+        Some(results) => results.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Serves a client until one of both parts.
+async fn serve(mut client: Client, messages: AggregatedMessageStream) {
+    let parting = match attend(&mut client, messages).await {
+        Ok(()) => Parting::Gone,
+        Err(parting) => parting,
+    };
+    let code = match parting {
+        Parting::Gone => CloseCode::Normal,
+        Parting::Misbehaves => CloseCode::Policy,
+        Parting::Over => CloseCode::Away,
+    };
+    // A client that takes nothing does not take this either.
+    timeout(Duration::from_secs(1), client.socket.clone().close(Some(CloseReason::from(code)))).await.ok();
+}
+
+async fn attend(client: &mut Client, mut messages: AggregatedMessageStream) -> Result<(), Parting> {
+    let shared = client.counted.0.clone();
+    let closing = shared.sockets.closing.notified();
+    tokio::pin!(closing);
+    let mut events = client.session.events();
+    let mut results: Option<Stream<FacesNamed>> = None;
+    let mut pings = interval(PING);
+    let mut unanswered = 0;
+    let mut ticks = None;
+    client.send(views::hello(&shared).to_string()).await?;
+    loop {
+        tokio::select! {
+            () = &mut closing => return Err(Parting::Over),
+            message = messages.recv() => match message {
+                Some(Ok(AggregatedMessage::Text(text))) => {
+                    unanswered = 0;
+                    if client.hear(&text).await? {
+                        ticks = client.ticks();
+                        results = client.results.is_some().then(|| client.session.results());
+                    }
+                }
+                Some(Ok(AggregatedMessage::Ping(bytes))) => {
+                    let answered = timeout(TAKEN_WITHIN, client.socket.pong(&bytes)).await;
+                    if !matches!(answered, Ok(Ok(()))) {
+                        return Err(Parting::Gone);
+                    }
+                }
+                Some(Ok(AggregatedMessage::Pong(_))) => unanswered = 0,
+                Some(Ok(AggregatedMessage::Close(_))) | None => return Err(Parting::Gone),
+                Some(Ok(AggregatedMessage::Binary(_))) => client.complain("messages are text").await?,
+                Some(Err(_)) => return Err(Parting::Misbehaves),
+            },
+            event = events.recv() => match event {
+                Some(event) => client.event(event).await?,
+                None => return Err(Parting::Over),
+            },
+            result = next(&mut results) => match result {
+                Some(result) => client.result(result).await?,
+                None => return Err(Parting::Over),
+            },
+            () = tick(&mut ticks) => client.show_newest().await?,
+            _ = pings.tick() => {
+                unanswered += 1;
+                let is_lost = unanswered > TAKEN_WITHIN.as_secs() / PING.as_secs() + 1;
+                let pinged = timeout(TAKEN_WITHIN, client.socket.ping(b"")).await;
+                if is_lost || !matches!(pinged, Ok(Ok(()))) {
+                    return Err(Parting::Gone);
+                }
+            }
+        }
+        client.tell_missed(events.missed(), results.as_ref().map_or(0, Stream::missed)).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn messages_are_read_whole_or_refused_in_words() {
+        let everything = r#"{"type":"subscribe","results":{}}"#;
+        let wish =
+            ResultsWish { rate: None, cameras: None, blendshapes: true, head_pose: true, landmarks: false };
+        assert_eq!(read(everything), Ok(Said::Wish(Wish::Subscribe { events: true, results: Some(wish) })));
+        assert!(matches!(
+            read(r#"{"type":"command","id":"a","command":"stop"}"#),
+            Ok(Said::Command(Ok(_), Some(_)))
+        ));
+        assert!(matches!(read(r#"{"type":"command","command":"fly"}"#), Ok(Said::Command(Err(_), None))));
+        for (wrong, says) in [
+            ("", "no JSON"),
+            ("7", "no JSON object"),
+            ("{}", "missing field `type`"),
+            (r#"{"type":"sing"}"#, "unknown variant `sing`"),
+            (r#"{"type":"subscribe","evnts":true}"#, "unknown field `evnts`"),
+            (r#"{"type":"subscribe","results":{"rate":0}}"#, "outside 0.1 to 1000"),
+            (r#"{"type":"subscribe","results":{"rate":1e999}}"#, "number out of range"),
+        ] {
+            let words = read(wrong).unwrap_err();
+            assert!(words.contains(says), "{wrong}: {words}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_a_client_says_makes_the_reader_panic(text in ".{0,300}") {
+            read(&text).ok();
+        }
+
+        #[test]
+        fn no_rate_outside_its_range_is_taken(rate in proptest::num::f64::ANY) {
+            let text = json!({ "type": "subscribe", "results": { "rate": rate } }).to_string();
+            let taken = read(&text).is_ok();
+            // JSON has no NaN and no infinity: they are written as null, which is no rate.
+            prop_assert_eq!(taken, !rate.is_finite() || (0.1..=1000.0).contains(&rate));
+        }
+    }
+}
