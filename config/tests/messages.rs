@@ -446,6 +446,62 @@ fn participants_agree() {
 }
 
 #[test]
+fn streams_are_made_for_those_who_are_expected() {
+    check_tables("[lsl]\nenabled = false\nmesh = true", &[]);
+    check_tables("[participants]\nexpected = 1\n[lsl]\nenabled = true", &[]);
+    check_tables(
+        "[lsl]\nenabled = true",
+        &[
+            "6:11 lsl: enabled = true needs to know how many participants there are: their streams are made at the start | add expected = … to [participants]",
+        ],
+    );
+    check_tables(
+        "[lsl]\nprofile = \"youquantipi\"",
+        &[
+            "6:11 lsl: profile = \"youquantipi\" is not \"youquanti\", \"youquantipy\" or \"both\" | did you mean \"youquantipy\"?",
+        ],
+    );
+}
+
+#[test]
+fn quality_is_of_youquantipys_streams_with_a_mesh() {
+    check_tables("[lsl]\nprofile = \"both\"\nmesh = true\nquality = true", &[]);
+    check_tables(
+        "[lsl]\nmesh = true\nquality = true",
+        &[
+            "7:11 lsl: quality = true is of YouQuantiPy's streams, which profile = \"youquanti\" does not send | remove it, or write profile = \"youquantipy\" or \"both\"",
+        ],
+    );
+    check_tables(
+        "[lsl]\nprofile = \"youquantipy\"\nquality = true",
+        &["7:11 lsl: quality = true does not go without the mesh | add mesh = true"],
+    );
+}
+
+#[test]
+fn streams_of_markers() {
+    check_tables("[[lsl.markers]]\n[[lsl.markers]]\ntype = \"Trigger*\"\nname = \"?\"\nsource_id = \"a\"", &[]);
+    check_tables(
+        "[lsl]\nmarkers = \"all\"",
+        &["6:11 lsl: markers = \"all\" is a text, not a list of tables | write [[lsl.markers]], with two brackets, above each"],
+    );
+    check_tables(
+        "[[lsl.markers]]\nname = \" \"",
+        &[
+            "6:8 lsl, markers[0]: name = \" \" fits no stream | write 1 to 256 characters, * for any text and ? for any character",
+        ],
+    );
+    let long = format!("version = 1\n{CAMERA}[[lsl.markers]]\nsource_id = \"{}\"", "x".repeat(257));
+    let problems = Config::from_toml(&long, "test.toml").unwrap_err();
+    assert!(problems.problems()[0].message.ends_with("is too long"), "{problems}");
+    let many = "[[lsl.markers]]\n".repeat(33);
+    let problems = Config::from_toml(&format!("version = 1\n{CAMERA}{many}"), "test.toml").unwrap_err();
+    let problem = &problems.problems()[0];
+    assert_eq!(problem.message, "there are 33 tables of markers, more than 32");
+    assert_eq!(problem.remedy, "let one stand for several: * is any text");
+}
+
+#[test]
 fn waits_grow() {
     check_tables(
         "[supervision]\nbackoff_first = \"6s\"",

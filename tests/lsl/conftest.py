@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "clients" / "python" / "src"))
 PROGRAM = ROOT / "target" / "release" / "youquanti"
 LOAD = ROOT / "target" / "release" / "examples" / "lsl-load"
 
@@ -99,7 +100,7 @@ class Session:
     """The program while it runs."""
 
     def __init__(self, folder: Path, name: str, lsl: str, backend: str = "none", **more: str):
-        self.folder, self.name = folder, name
+        self.folder, self.name, self.asked = folder, name, False
         config = folder / f"{name}.toml"
         config.write_text(CONFIG.format(name=name, lsl=lsl, backend=backend))
         self.log = folder / f"{name}.log"
@@ -117,9 +118,15 @@ class Session:
         wait_for(f"session {self.name}: {self.log.read_text()}", lambda: "session_started" in self.log.read_text())
         return self
 
+    def ask(self) -> None:
+        """Asks it to end; a second time would end it at once."""
+        self.asked = True
+        self.process.terminate()
+
     def end(self) -> dict:
         """Ends it in good order; its report."""
-        self.process.terminate()
+        if not self.asked:
+            self.ask()
         out, _ = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode in (0, 4), self.log.read_text()
         return json.loads(out)
