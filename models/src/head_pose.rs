@@ -54,6 +54,17 @@ const BASIS: [(usize, f64, [f64; 3]); 33] = [
     (425, 0.0472522788, [3.83293, -1.53733, 4.13773]),
 ];
 
+/// The landmarks that the pose is fitted to: those that move least with the face's expression.
+pub const RIGID_LANDMARKS: [usize; BASIS.len()] = {
+    let mut landmarks = [0; BASIS.len()];
+    let mut at = 0;
+    while at < landmarks.len() {
+        landmarks[at] = BASIS[at].0;
+        at += 1;
+    }
+    landmarks
+};
+
 /// By how much MediaPipe's z is longer than x and y for a face whose region (see
 /// [`Roi::rotation`](crate::geometry::Roi)) is turned by `rotation`, radians: its z is in picture widths along an axis
 /// that lies in the picture, so that it grows with roll in a picture that is not square. 1 for level faces.
