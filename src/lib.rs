@@ -25,6 +25,7 @@ pub mod diff;
 pub mod offsets;
 #[cfg(feature = "cuda")]
 mod on_gpu;
+pub mod plot;
 pub mod preflight;
 pub mod replay;
 mod session;

@@ -237,6 +237,14 @@ pub struct LedgerInspection {
     pub closes: bool,
 }
 
+impl Inspection {
+    /// Everything as JSON; `docs/inspect.md` says what the keys mean. A number that is not finite is null.
+    pub fn to_json(&self) -> serde_json::Value {
+        // Maps have texts as keys and no type here refuses, so there is nothing that could fail.
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
 impl SessionReader {
     /// The file in figures, with its newest `last_events` events.
     ///
