@@ -22,6 +22,7 @@ pub mod backend;
 pub mod calibrate;
 pub mod chaos;
 pub mod diff;
+pub mod export;
 pub mod offsets;
 #[cfg(feature = "cuda")]
 mod on_gpu;

@@ -54,6 +54,11 @@ pub(super) struct PersonTrack {
 }
 
 impl PersonTrack {
+    /// Share of the analysed frames of a column in which the participant was seen; none if none were analysed.
+    pub(super) fn share(&self, looked: &[u32], column: usize) -> Option<f32> {
+        (looked[column] > 0).then(|| (self.faces[column] as f32 / looked[column] as f32).min(1.0))
+    }
+
     /// Mean score of a column; none without a face.
     pub(super) fn score(&self, blendshape: usize, column: usize) -> Option<f32> {
         (self.faces[column] > 0).then(|| self.scores[column][blendshape] / self.faces[column] as f32)
@@ -104,8 +109,8 @@ impl Timeline {
             .map(|camera| camera.facts.fps.filter(|&fps| fps > 0.0).unwrap_or(camera.rate_hz).max(0.1))
             .collect();
         let slowest = rates.iter().copied().fold(f64::INFINITY, f64::min).min(1000.0);
-        // A column that holds a frame more or less by chance would look like a fault: ten frames for counts, one for shares.
-        let fine = Columns::new(start, duration, room, 1.2 / slowest);
+        // A column that holds a frame more or less by chance would look like a fault: ten frames for counts, two for shares.
+        let fine = Columns::new(start, duration, room, 2.4 / slowest);
         let markers = reader.markers(u64::MAX)?;
         let mut timeline = Self {
             fine,
@@ -149,7 +154,8 @@ impl Timeline {
 
     fn face(&mut self, camera: usize, row: &FaceRow, scores: &[f32; BLENDSHAPE_COUNT]) {
         let Some(column) = self.fine.of(row.captured_at_ns).filter(|_| row.participant != 0) else { return };
-        let is_known = |person: &PersonTrack| (person.participant, person.camera) == (row.participant, camera);
+        let is_known =
+            |person: &PersonTrack| (person.participant, person.camera) == (row.participant, camera);
         let at = self.people.iter().position(is_known).unwrap_or_else(|| {
             let count = self.fine.count;
             self.people.push(PersonTrack {
@@ -175,10 +181,13 @@ impl Timeline {
                 let mut means: Vec<f32> = self
                     .people
                     .iter()
-                    .flat_map(|person| (0..self.fine.count).filter_map(|column| person.score(blendshape, column)))
+                    .flat_map(|person| {
+                        (0..self.fine.count).filter_map(|column| person.score(blendshape, column))
+                    })
                     .collect();
                 means.sort_by(f32::total_cmp);
-                let at = |share: f32| means.get((means.len() as f32 * share) as usize).copied().unwrap_or(0.0);
+                let at =
+                    |share: f32| means.get((means.len() as f32 * share) as usize).copied().unwrap_or(0.0);
                 (at(0.97) - at(0.03), blendshape)
             })
             .collect();

@@ -108,11 +108,21 @@ const GREEN: Colour = [0x00, 0x9e, 0x73];
 const VERMILION: Colour = [0xd5, 0x5e, 0x00];
 const PURPLE: Colour = [0xcc, 0x79, 0xa7];
 const SKY: Colour = [0x56, 0xb4, 0xe9];
-const SERIES: [Colour; 6] = [BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY];
+const NAVY: Colour = [0x0a, 0x2f, 0x5c];
+/// Cameras, where their curves lie over each other.
+const SERIES: [Colour; 6] = [NAVY, PURPLE, SKY, ORANGE, GREEN, VERMILION];
+/// Where nothing was looked for, so that nothing is known.
+const UNKNOWN: Colour = [0xd3, 0xd7, 0xde];
 
 /// From nothing to much: one hue that gets darker, so that it is in order in grey, too.
-const RAMP: [Colour; 6] =
-    [[0xf1, 0xf5, 0xfa], [0xc6, 0xdc, 0xee], [0x8b, 0xbb, 0xdd], [0x46, 0x8f, 0xc0], [0x1a, 0x5f, 0x9b], [0x0a, 0x2f, 0x5c]];
+const RAMP: [Colour; 6] = [
+    [0xf1, 0xf5, 0xfa],
+    [0xc6, 0xdc, 0xee],
+    [0x8b, 0xbb, 0xdd],
+    [0x46, 0x8f, 0xc0],
+    [0x1a, 0x5f, 0x9b],
+    [0x0a, 0x2f, 0x5c],
+];
 
 struct Page<'a> {
     scene: Scene,
@@ -192,7 +202,15 @@ impl Page<'_> {
         // The badge goes under its text, whose width is only known once it is written.
         let place = self.scene.fitting(&text.text, 13.0, 400.0);
         let badge = self.scene.measure(&place, 13.0, Weight::Medium);
-        self.scene.add(Shape::Box { x, y: 31.0, width: badge + 22.0, height: 20.0, radius: 10.0, colour, opacity: 1.0 });
+        self.scene.add(Shape::Box {
+            x,
+            y: 31.0,
+            width: badge + 22.0,
+            height: 20.0,
+            radius: 10.0,
+            colour,
+            opacity: 1.0,
+        });
         self.scene.write(text);
         let utc = utc_text(header.utc_start_ns);
         let device = self.scene.fitting(&header.backend_device, 12.0, 300.0);
@@ -252,15 +270,28 @@ impl Page<'_> {
             let x = self.x(second);
             self.scene.text([x, self.y + 13.0], &tick_text(second, step), 11.0, Anchor::Middle, MUTED);
         }
-        let unit = if step >= 3600.0 { "hours" } else if step >= 60.0 { "minutes" } else { "seconds" };
-        self.scene.text([LEFT - 14.0, self.y + 13.0], &format!("{unit} since the start"), 11.0, Anchor::End, MUTED);
+        let unit = if step >= 3600.0 {
+            "hours"
+        } else if step >= 60.0 {
+            "minutes"
+        } else {
+            "seconds"
+        };
+        self.scene.text(
+            [LEFT - 14.0, self.y + 13.0],
+            &format!("{unit} since the start"),
+            11.0,
+            Anchor::End,
+            MUTED,
+        );
         self.y += 16.0;
     }
 
     /// Where somebody set a marker.
     fn markers(&mut self, top: f32) {
         for &second in &self.timeline.markers {
-            let x = LEFT + (RIGHT - LEFT) * (second / self.inspection.duration_s.max(1e-3)).clamp(0.0, 1.0) as f32;
+            let x = LEFT
+                + (RIGHT - LEFT) * (second / self.inspection.duration_s.max(1e-3)).clamp(0.0, 1.0) as f32;
             let points = vec![[x, top], [x, self.y - 16.0]];
             self.scene.add(Shape::Line { points, width: 1.0, dash: Some([4.0, 3.0]), colour: INK });
             let flag = vec![[x, top - 9.0], [x + 8.0, top - 5.0], [x, top - 1.0]];
@@ -272,7 +303,15 @@ impl Page<'_> {
         self.heading("Cameras", "");
         let mut x = MARGIN + 74.0;
         for (colour, what) in [(BLUE, "analysed"), (ORANGE, "captured, not analysed"), (VERMILION, "away")] {
-            self.scene.add(Shape::Box { x, y: self.y - 21.0, width: 10.0, height: 10.0, radius: 2.0, colour, opacity: 1.0 });
+            self.scene.add(Shape::Box {
+                x,
+                y: self.y - 21.0,
+                width: 10.0,
+                height: 10.0,
+                radius: 2.0,
+                colour,
+                opacity: 1.0,
+            });
             x += 15.0 + self.scene.text([x + 15.0, self.y - 12.0], what, 11.0, Anchor::Start, MUTED) + 16.0;
         }
         for index in 0..self.timeline.cameras.len() {
@@ -281,8 +320,10 @@ impl Page<'_> {
             let (top, bottom) = (self.y + 3.0, self.y + CAMERA_ROW);
             let full = usual_rate(track).max(1.0);
             let height = |count: u32| (count as f32 / full).min(1.15) * (CAMERA_ROW - 8.0) / 1.15;
-            let (captured, analysed) =
-                (steps(track.columns, &track.captured, bottom, height), steps(track.columns, &track.analysed, bottom, height));
+            let (captured, analysed) = (
+                steps(track.columns, &track.captured, bottom, height),
+                steps(track.columns, &track.analysed, bottom, height),
+            );
             self.scene.line([LEFT, bottom], [RIGHT, bottom], 0.75, MUTED);
             self.scene.add(Shape::Area { points: captured, colour: ORANGE, opacity: 1.0 });
             self.scene.add(Shape::Area { points: analysed, colour: BLUE, opacity: 1.0 });
@@ -328,22 +369,30 @@ impl Page<'_> {
     }
 
     fn people(&mut self) {
-        self.heading("Faces", "share of the analysed frames in which the participant was seen; at the right what the rows are worth");
+        self.heading("Faces", "share of the analysed frames with the participant");
         for index in 0..self.timeline.people.len() {
             let person = &self.timeline.people[index];
-            let colour = SERIES[(person.participant as usize + SERIES.len() - 1) % SERIES.len()];
             let (top, bottom) = (self.y + 2.0, self.y + PERSON_ROW);
             let looked = &self.timeline.looked[person.camera];
-            let share: Vec<f32> = (person.faces.iter().zip(looked))
-                .map(|(&faces, &looked)| if looked == 0 { 0.0 } else { (faces as f32 / looked as f32).min(1.0) })
-                .collect();
             let fine = self.timeline.fine;
-            let points = steps(fine, &share, bottom, |share| share * (bottom - top));
+            let share: Vec<_> = (0..fine.count).map(|column| person.share(looked, column)).collect();
+            let seen = steps(fine, &share, bottom, |share| share.unwrap_or(0.0) * (bottom - top));
+            let unknown =
+                steps(fine, &share, bottom, |share| if share.is_none() { bottom - top } else { 0.0 });
             let (number, camera) = (person.participant, &self.inspection.cameras[person.camera].facts.name);
-            let name = self.inspection.participants.iter().find(|known| known.id == number).map_or("", |known| &known.name);
+            let name = self
+                .inspection
+                .participants
+                .iter()
+                .find(|known| known.id == number)
+                .map_or("", |known| &known.name);
             let plain = format!("P{number}");
             let label = if name.is_empty() || name == plain { plain } else { format!("P{number} {name}") };
-            let card = self.inspection.validity.iter().find(|card| (card.participant, &card.camera) == (number, camera));
+            let card = self
+                .inspection
+                .validity
+                .iter()
+                .find(|card| (card.participant, &card.camera) == (number, camera));
             let mut first = format!("in {camera}");
             let mut second = String::new();
             if let Some(card) = card {
@@ -354,12 +403,16 @@ impl Page<'_> {
                 let parts = [
                     whole.face_size_p50_px.map(|px| format!("{px:.0} px")),
                     whole.noise_px.map(|px| format!("noise {px:.2} px")),
-                    whole.yaw_beyond_30deg.filter(|&share| share >= 0.005).map(|s| format!("turned away {}", percent(s))),
+                    whole
+                        .yaw_beyond_30deg
+                        .filter(|&share| share >= 0.005)
+                        .map(|s| format!("turned away {}", percent(s))),
                 ];
                 second = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
             }
             self.scene.fill([LEFT, top, RIGHT - LEFT, bottom - top], PAPER);
-            self.scene.add(Shape::Area { points, colour, opacity: 1.0 });
+            self.scene.add(Shape::Area { points: unknown, colour: UNKNOWN, opacity: 1.0 });
+            self.scene.add(Shape::Area { points: seen, colour: GREEN, opacity: 1.0 });
             self.scene.line([LEFT, bottom], [RIGHT, bottom], 0.75, MUTED);
             let label = self.scene.fitting(&label, 13.0, LEFT - MARGIN - 14.0);
             self.scene.text([LEFT - 14.0, bottom - 5.0], &label, 13.0, Anchor::End, INK);
@@ -380,12 +433,14 @@ impl Page<'_> {
             .people
             .iter()
             .flat_map(|person| {
-                chosen.iter().flat_map(move |&shape| (0..count).filter_map(move |column| person.score(shape, column)))
+                chosen
+                    .iter()
+                    .flat_map(move |&shape| (0..count).filter_map(move |column| person.score(shape, column)))
             })
             .fold(0.0, f32::max);
         // A scale that ends at a round tenth.
         let top = ((strongest * 10.0).ceil() / 10.0).clamp(0.1, 1.0);
-        self.heading("Blendshapes", "the liveliest of this session; white: no face");
+        self.heading("Blendshapes", "the liveliest of this session; white: no face, grey: not analysed");
         let (x, y, width) = (RIGHT - 180.0, self.y - 20.0, 120.0);
         let ramp: Vec<_> = (0..120).map(|i| shade(i as f32 / 119.0)).collect();
         self.scene.add(Shape::Cells { x, y, width, height: 9.0, columns: 120, colours: ramp });
@@ -393,17 +448,36 @@ impl Page<'_> {
         self.scene.text([x + width + 6.0, y + 8.5], &format!("{top:.1}"), 11.0, Anchor::Start, MUTED);
         for index in 0..self.timeline.people.len() {
             let person = &self.timeline.people[index];
+            let looked = &self.timeline.looked[person.camera];
             let height = chosen.len() as f32 * HEAT_ROW;
             let colours: Vec<Colour> = chosen
                 .iter()
                 .flat_map(|&shape| (0..count).map(move |column| (shape, column)))
-                .map(|(shape, column)| person.score(shape, column).map_or(WHITE, |score| shade(score / top)))
+                .map(|(shape, column)| match person.score(shape, column) {
+                    Some(score) => shade(score / top),
+                    None if looked[column] == 0 => UNKNOWN,
+                    None => WHITE,
+                })
                 .collect();
-            let (number, camera) = (person.participant, self.inspection.cameras[person.camera].facts.name.clone());
-            self.scene.add(Shape::Cells { x: LEFT, y: self.y, width: RIGHT - LEFT, height, columns: count, colours });
+            let (number, camera) =
+                (person.participant, self.inspection.cameras[person.camera].facts.name.clone());
+            self.scene.add(Shape::Cells {
+                x: LEFT,
+                y: self.y,
+                width: RIGHT - LEFT,
+                height,
+                columns: count,
+                colours,
+            });
             for (row, &shape) in chosen.iter().enumerate() {
                 let y = self.y + row as f32 * HEAT_ROW;
-                self.scene.text([LEFT - 14.0, y + HEAT_ROW - 3.0], blendshapes::NAMES[shape], 10.0, Anchor::End, MUTED);
+                self.scene.text(
+                    [LEFT - 14.0, y + HEAT_ROW - 3.0],
+                    blendshapes::NAMES[shape],
+                    10.0,
+                    Anchor::End,
+                    MUTED,
+                );
                 if row > 0 {
                     self.scene.line([LEFT, y], [RIGHT, y], 0.5, WHITE);
                 }
@@ -415,7 +489,7 @@ impl Page<'_> {
                 size: 13.0,
                 weight: Weight::Medium,
                 anchor: Anchor::Start,
-                colour: SERIES[(number as usize + SERIES.len() - 1) % SERIES.len()],
+                colour: INK,
             };
             let width = self.scene.write(name);
             let at = [NOTES + width + 8.0, self.y + height / 2.0 + 4.0];
@@ -437,9 +511,10 @@ impl Page<'_> {
 
     fn latency(&mut self) {
         self.heading("Latency", "from capture to result, frames with a face");
-        let (left, right) = (LEFT - 60.0, LEFT + 350.0);
+        let (left, right) = (MARGIN, MARGIN + 420.0);
         let (top, bottom) = (self.y, self.y + 110.0);
-        let most = self.timeline.cameras.iter().flat_map(|camera| &camera.latency).copied().max().unwrap_or(0);
+        let most =
+            self.timeline.cameras.iter().flat_map(|camera| &camera.latency).copied().max().unwrap_or(0);
         if most == 0 {
             self.scene.text([left, top + 14.0], "no face was found", 11.0, Anchor::Start, MUTED);
             self.y = top + 26.0;
@@ -455,7 +530,11 @@ impl Page<'_> {
                 let millis: f64 = decade * step;
                 if millis.ln() >= low && millis.ln() <= high {
                     self.scene.line([x(millis), top], [x(millis), bottom], 0.75, GRID);
-                    let label = if millis >= 1000.0 { format!("{:.0} s", millis / 1e3) } else { format!("{millis:.0} ms") };
+                    let label = if millis >= 1000.0 {
+                        format!("{:.0} s", millis / 1e3)
+                    } else {
+                        format!("{millis:.0} ms")
+                    };
                     self.scene.text([x(millis), bottom + 14.0], &label, 11.0, Anchor::Middle, MUTED);
                 }
             }
@@ -473,12 +552,18 @@ impl Page<'_> {
             points.push([x(latency_edge(last)), bottom]);
             self.scene.add(Shape::Area { points: points.clone(), colour, opacity: 0.16 });
             // Cameras are told apart by their dashes, too.
-            let dash = [None, Some([6.0, 3.0]), Some([2.0, 2.0]), Some([8.0, 3.0, ]), Some([4.0, 4.0])][index % 5];
+            let dash =
+                [None, Some([6.0, 3.0]), Some([2.0, 2.0]), Some([8.0, 3.0]), Some([4.0, 4.0])][index % 5];
             self.scene.add(Shape::Line { points, width: 1.5, dash, colour });
             let published = self.inspection.cameras[index].latency.last();
             if let Some(stage) = published.filter(|_| index < 7) {
                 let at = right + 16.0;
-                self.scene.add(Shape::Line { points: vec![[at, note - 4.0], [at + 18.0, note - 4.0]], width: 1.5, dash, colour });
+                self.scene.add(Shape::Line {
+                    points: vec![[at, note - 4.0], [at + 18.0, note - 4.0]],
+                    width: 1.5,
+                    dash,
+                    colour,
+                });
                 let name = self.scene.fitting(name, 11.0, 90.0);
                 let width = self.scene.text([at + 24.0, note], &name, 11.0, Anchor::Start, INK);
                 let figures = format!("p50 {:.0}, p99 {:.0} ms", stage.p50_ms, stage.p99_ms);
@@ -540,7 +625,10 @@ impl Page<'_> {
                 parts.push(format!("{} lost by the driver", entry.driver_lost));
             }
             if !entry.closes {
-                parts.push(if self.inspection.stop.is_some() { "DOES NOT CLOSE" } else { "some under way" }.to_owned());
+                parts.push(
+                    if self.inspection.stop.is_some() { "DOES NOT CLOSE" } else { "some under way" }
+                        .to_owned(),
+                );
             }
             let text = self.scene.fitting(&parts.join(", "), 10.0, WIDTH - MARGIN - left);
             self.scene.text([WIDTH - MARGIN, self.y + 25.0], &text, 10.0, Anchor::End, MUTED);
@@ -607,7 +695,8 @@ fn percent(share: f64) -> String {
 /// Between two ticks, seconds: at most twelve of them.
 fn time_step(duration: f64) -> f64 {
     const STEPS: [f64; 17] = [
-        0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0, 43200.0,
+        0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 14400.0,
+        43200.0,
     ];
     STEPS.into_iter().find(|step| duration / step <= 12.0).unwrap_or(86400.0)
 }
@@ -650,15 +739,22 @@ mod tests {
 
     #[test]
     fn ticks_are_few_and_round() {
-        for (duration, step) in [(0.5, 0.1), (20.0, 2.0), (125.0, 30.0), (3600.0, 300.0), (8.0 * 3600.0, 3600.0), (1e7, 86400.0)] {
+        for (duration, step) in
+            [(0.5, 0.1), (20.0, 2.0), (125.0, 30.0), (3600.0, 300.0), (8.0 * 3600.0, 3600.0), (1e7, 86400.0)]
+        {
             assert_eq!(time_step(duration), step);
         }
-        assert_eq!((&*tick_text(7200.0, 3600.0), &*tick_text(90.0, 30.0), &*tick_text(0.3, 0.1)), ("2", "90", "0.3"));
+        assert_eq!(
+            (&*tick_text(7200.0, 3600.0), &*tick_text(90.0, 30.0), &*tick_text(0.3, 0.1)),
+            ("2", "90", "0.3")
+        );
     }
 
     #[test]
     fn nearly_all_is_not_all() {
-        for (share, text) in [(1.0, "100 %"), (0.9999, "99.9 %"), (0.5, "50 %"), (0.001, "0.1 %"), (0.0, "0 %")] {
+        for (share, text) in
+            [(1.0, "100 %"), (0.9999, "99.9 %"), (0.5, "50 %"), (0.001, "0.1 %"), (0.0, "0 %")]
+        {
             assert_eq!(percent(share), text);
         }
     }

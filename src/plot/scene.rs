@@ -5,7 +5,9 @@
 
 use std::fmt::Write;
 
-use tiny_skia::{FillRule, IntSize, Paint, PathBuilder, Pixmap, PixmapPaint, Rect, Stroke, StrokeDash, Transform};
+use tiny_skia::{
+    FillRule, IntSize, Paint, PathBuilder, Pixmap, PixmapPaint, Rect, Stroke, StrokeDash, Transform,
+};
 use ttf_parser::{Face, GlyphId, OutlineBuilder};
 
 /// Red, green, blue.
@@ -40,14 +42,38 @@ pub(super) struct Text {
 /// One thing that is drawn; later ones lie over earlier ones.
 pub(super) enum Shape {
     /// A rectangle with corners rounded by `radius`.
-    Box { x: f32, y: f32, width: f32, height: f32, radius: f32, colour: Colour, opacity: f32 },
+    Box {
+        x: f32,
+        y: f32,
+        width: f32,
+        height: f32,
+        radius: f32,
+        colour: Colour,
+        opacity: f32,
+    },
     /// Straight lines through these points.
-    Line { points: Vec<[f32; 2]>, width: f32, dash: Option<[f32; 2]>, colour: Colour },
+    Line {
+        points: Vec<[f32; 2]>,
+        width: f32,
+        dash: Option<[f32; 2]>,
+        colour: Colour,
+    },
     /// The inside of a polygon.
-    Area { points: Vec<[f32; 2]>, colour: Colour, opacity: f32 },
+    Area {
+        points: Vec<[f32; 2]>,
+        colour: Colour,
+        opacity: f32,
+    },
     Text(Text),
     /// Rows of cells of equal size, from the top.
-    Cells { x: f32, y: f32, width: f32, height: f32, columns: usize, colours: Vec<Colour> },
+    Cells {
+        x: f32,
+        y: f32,
+        width: f32,
+        height: f32,
+        columns: usize,
+        colours: Vec<Colour>,
+    },
 }
 
 /// A drawing on a white page.
@@ -76,7 +102,14 @@ impl Scene {
     }
 
     /// A text in the regular weight; its width.
-    pub(super) fn text(&mut self, [x, y]: [f32; 2], text: &str, size: f32, anchor: Anchor, colour: Colour) -> f32 {
+    pub(super) fn text(
+        &mut self,
+        [x, y]: [f32; 2],
+        text: &str,
+        size: f32,
+        anchor: Anchor,
+        colour: Colour,
+    ) -> f32 {
         self.write(Text { x, y, text: text.to_owned(), size, weight: Weight::Regular, anchor, colour })
     }
 
@@ -319,7 +352,8 @@ fn base64(bytes: &[u8]) -> String {
     bytes
         .chunks(3)
         .flat_map(|chunk| {
-            let bits = chunk.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
+            let bits =
+                chunk.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
             (0..4).map(move |i| {
                 if i > chunk.len() { '=' } else { char::from(ALPHABET[(bits >> (18 - 6 * i) & 63) as usize]) }
             })
@@ -433,7 +467,9 @@ mod tests {
 
     #[test]
     fn base64_of_the_standard() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
             assert_eq!(base64(bytes.as_bytes()), text);
         }
     }

@@ -252,7 +252,7 @@ impl SessionReader {
     /// `Hdf5`, and `OutOfRange` when a row names a text that is not there.
     pub fn inspect(&self, last_events: u64) -> Result<Inspection, SessionFileError> {
         let ledger = self.ledger()?;
-        let participants = self.participants()?;
+        let participants = self.newest_participants()?;
         let quality = self.quality()?;
         let committed_at_ns = self.committed_at().0;
         let mut events_by_kind = BTreeMap::new();
@@ -343,7 +343,7 @@ impl SessionReader {
         }))
     }
 
-    fn participants(&self) -> Result<Vec<ParticipantInspection>, SessionFileError> {
+    fn newest_participants(&self) -> Result<Vec<ParticipantInspection>, SessionFileError> {
         let mut newest = BTreeMap::new();
         let mut tracks = BTreeMap::<u32, BTreeSet<u32>>::new();
         for row in self.all::<ParticipantRow>(PARTICIPANTS)? {

@@ -24,7 +24,9 @@ pub use inspect::{
     CameraInspection, GapInspection, Inspection, LatencyInspection, LedgerInspection, LikenessInspection,
     ModelInspection, ParticipantInspection, QualitySeries, StopInspection, SynchronyInspection,
 };
-pub use reader::{CameraFacts, HeaderFacts, Opened, SessionReader, SynchronyFacts, TextEntry};
+pub use reader::{
+    CameraFacts, HeaderFacts, Opened, ParticipantEntry, SessionReader, SynchronyFacts, TextEntry,
+};
 pub use schema::{
     AskedMode, FORMAT, FaceRow, FrameRow, LATENCY_STAGES, LIKENESS_COLUMNS, NOT_RUN, ResultRow, VERSION,
     VideoRow, WindowRow, ledger_item, quality_item, validity_item, validity_parts, validity_source,
