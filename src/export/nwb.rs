@@ -146,6 +146,8 @@ impl NwbFile {
         let subject = self.object(&general, "subject", "Subject")?;
         text(&subject, "subject_id", &id)?;
         text(&subject, "species", "Homo sapiens")?;
+        // NWB wants an age, as a duration of ISO 8601 or a range of them: from nothing to whatever.
+        text(&subject, "age", "P0D/")?;
         text(&subject, "sex", "U")?;
         let person = if name.is_empty() { id } else { name.to_owned() };
         text(

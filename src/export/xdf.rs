@@ -1,5 +1,5 @@
 //! XDF 1.0: the streams that the session sends over Lab Streaming Layer, with the same names, types, labels, units and stamps, as
-//! LabRecorder would have recorded them on the same machine. No clock offsets are stored, because stamps are of one clock.
+//! LabRecorder would have recorded them on the same machine: stamps are of one clock, so every stream's clock offset is 0.
 //!
 //! A participant's streams follow the frames of one camera, their home: here the one that saw them most. `age_ms` is the time from
 //! capture to result that the file has, which is a little less than that of a row that was sent.
@@ -20,6 +20,7 @@ mod tag {
     pub(super) const FILE_HEADER: u16 = 1;
     pub(super) const STREAM_HEADER: u16 = 2;
     pub(super) const SAMPLES: u16 = 3;
+    pub(super) const CLOCK_OFFSET: u16 = 4;
     pub(super) const STREAM_FOOTER: u16 = 6;
 }
 
@@ -411,6 +412,11 @@ impl<'a> XdfFile<'a> {
         let streams = std::mem::take(&mut self.streams);
         for (number, stream) in (1u32..).zip(&streams) {
             let (first, last, samples) = (stream.first.unwrap_or(0.0), stream.last, stream.samples);
+            for collected_at in [first, last] {
+                let offset = 0.0f64;
+                let parts = [&number.to_le_bytes()[..], &collected_at.to_le_bytes(), &offset.to_le_bytes()];
+                self.chunk(tag::CLOCK_OFFSET, &parts)?;
+            }
             let text = format!(
                 "<?xml version=\"1.0\"?><info><first_timestamp>{first}</first_timestamp><last_timestamp>{last}</last_timestamp>\
                  <sample_count>{samples}</sample_count><clock_offsets></clock_offsets></info>"
