@@ -60,8 +60,9 @@ impl Values {
 pub(super) type Block = Vec<(String, Values)>;
 
 /// All tables, in the order in which they are written.
-pub(super) const TABLES: [&str; 14] = [
+pub(super) const TABLES: [&str; 15] = [
     "frames",
+    "video",
     "results",
     "faces",
     "head_pose",
@@ -80,10 +81,15 @@ pub(super) const TABLES: [&str; 14] = [
 impl Source<'_> {
     /// The tables of this export.
     pub(super) fn tables(&self) -> impl Iterator<Item = &'static str> {
-        TABLES.into_iter().filter(|&table| self.landmarks || table != "landmarks")
+        let has_video = (0..self.reader.cameras().len()).any(|camera| self.reader.video_count(camera) > 0);
+        TABLES.into_iter().filter(move |&table| match table {
+            "landmarks" => self.landmarks,
+            "video" => has_video,
+            _ => true,
+        })
     }
 
-    /// Gives `each` a table, block after block; at least one, which may be empty and tells the columns.
+    /// Gives `each` a table of these, block after block; at least one, which may be empty and tells the columns.
     pub(super) fn table(
         &self,
         table: &str,
@@ -91,17 +97,20 @@ impl Source<'_> {
         each: &mut dyn FnMut(Block) -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
         match table {
-            "frames" | "results" | "faces" | "head_pose" | "blendshapes" | "landmarks" => {
+            "frames" | "video" | "results" | "faces" | "head_pose" | "blendshapes" | "landmarks" => {
                 for (camera, facts) in self.reader.cameras().iter().enumerate() {
                     let rows = match table {
                         "frames" => self.reader.frame_count(camera),
+                        "video" => self.reader.video_count(camera),
                         "results" => self.reader.result_count(camera),
                         _ => self.reader.face_count(camera),
                     };
                     // An empty one first, for a table without rows.
-                    for range in std::iter::once(0..0).chain(blocks(rows)) {
+                    let empty = std::iter::once(0..0).filter(|_| table != "video");
+                    for range in empty.chain(blocks(rows)) {
                         let block = match table {
                             "frames" => self.frames(camera, &facts.name, range)?,
+                            "video" => self.video(camera, &facts.name, range)?,
                             "results" => self.results(camera, &facts.name, range)?,
                             _ => self.of_faces(table, camera, &facts.name, range)?,
                         };
@@ -132,7 +141,6 @@ impl Source<'_> {
             ("flags", Values::ints(&rows, |row| row.flags)),
             ("captured_at_ns", Values::ints(&rows, |row| row.captured_at_ns)),
             ("received_at_ns", Values::ints(&rows, |row| row.received_at_ns)),
-            ("video_index", Values::maybe(&rows, |row| (row.video_index >= 0).then_some(row.video_index))),
         ]))
     }
 
@@ -146,6 +154,19 @@ impl Source<'_> {
             ("faces", Values::ints(&rows, |row| row.faces)),
             ("over_limit", Values::ints(&rows, |row| row.over_limit)),
             ("detector_ran", Values::ints(&rows, |row| row.detector_ran)),
+        ]))
+    }
+
+    /// Which frame is where in which file beside the session file.
+    fn video(&self, camera: usize, name: &str, rows: std::ops::Range<u64>) -> Result<Block, ExportError> {
+        let rows = self.reader.video(camera, rows)?;
+        Ok(columns([
+            ("camera", Values::same(name, rows.len())),
+            ("time", Values::of(&rows, |row| self.seconds(row.captured_at_ns))),
+            ("seq", Values::ints(&rows, |row| row.seq)),
+            ("captured_at_ns", Values::ints(&rows, |row| row.captured_at_ns)),
+            ("segment", Values::ints(&rows, |row| row.segment)),
+            ("frame", Values::ints(&rows, |row| row.frame)),
         ]))
     }
 
@@ -259,7 +280,8 @@ impl Source<'_> {
                 let named = named.into_iter().map(|(item, count)| (item.to_owned(), count));
                 let dropped =
                     entry.dropped.iter().map(|(reason, &count)| (format!("dropped:{reason}"), count));
-                named.chain(dropped).map(move |(item, count)| (entry, item, count))
+                let under_way = (entry.under_way > 0).then(|| ("under_way".to_owned(), entry.under_way));
+                named.chain(dropped).chain(under_way).map(move |(item, count)| (entry, item, count))
             })
             .collect();
         columns([

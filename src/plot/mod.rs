@@ -9,6 +9,7 @@ mod scene;
 use std::path::{Path, PathBuf};
 
 use youquanti_actors::session_file::{Inspection, SessionFileError, SessionReader};
+use youquanti_actors::verdict::VerdictState;
 use youquanti_models::blendshapes;
 
 use data::{CameraTrack, Columns, LATENCY_BINS, Timeline, latency_edge};
@@ -183,9 +184,10 @@ impl Page<'_> {
         };
         let width = self.scene.write(name);
         let (verdict, colour) = match stop {
-            Some(stop) => match stop.state.as_deref() {
-                Some("ok") => ("ok".to_owned(), GREEN),
-                state => (state.unwrap_or("ended").to_owned(), VERMILION),
+            Some(stop) => match stop.state {
+                Some(VerdictState::Ok) => ("ok".to_owned(), GREEN),
+                Some(VerdictState::Degraded) => ("degraded".to_owned(), VERMILION),
+                None => ("ended".to_owned(), MUTED),
             },
             None => ("no end: still recorded, or cut off".to_owned(), VERMILION),
         };
@@ -620,6 +622,9 @@ impl Page<'_> {
                 self.scene.fill([x, self.y + 1.0, part.max(0.75).min(right + width - x), 12.0], colour);
                 x = (x + part.max(0.75)).min(right + width - 0.75);
                 parts.push(format!("{count} {}", reason.replace('_', " ")));
+            }
+            if entry.under_way > 0 {
+                parts.push(format!("{} under way at the end", entry.under_way));
             }
             if entry.driver_lost > 0 {
                 parts.push(format!("{} lost by the driver", entry.driver_lost));

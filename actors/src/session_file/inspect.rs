@@ -14,6 +14,7 @@ use youquanti_models::picture::FrameFlags;
 
 use crate::messages::EventKind;
 use crate::timing::frames_lost;
+use crate::verdict::{Verdict, VerdictState};
 
 use super::SessionFileError;
 use super::card::{ValidityInspection, cards};
@@ -90,9 +91,9 @@ pub struct StopInspection {
     pub utc_ns: i64,
     /// What the session says of itself, JSON.
     pub verdict: String,
-    /// `ok` or `degraded`; none if the verdict does not say.
-    pub state: Option<String>,
-    /// Why it is degraded.
+    /// What the verdict says; none for one that this program does not understand.
+    pub state: Option<VerdictState>,
+    /// Why it is degraded, in words.
     pub reasons: Vec<String>,
 }
 
@@ -332,13 +333,12 @@ impl SessionReader {
     fn stop(&self) -> Result<Option<StopInspection>, SessionFileError> {
         let Some(row) = self.all::<StopRow>(STOP)?.pop() else { return Ok(None) };
         let verdict = self.text(row.text_offset, row.text_length)?;
-        let parts = parsed(&verdict);
-        let reasons = parts["reasons"].as_array().into_iter().flatten().filter_map(|reason| reason.as_str());
+        let known: Option<Verdict> = serde_json::from_str(&verdict).ok();
         Ok(Some(StopInspection {
             time_ns: row.time_ns,
             utc_ns: row.utc_ns,
-            state: parts["state"].as_str().map(str::to_owned),
-            reasons: reasons.map(str::to_owned).collect(),
+            state: known.as_ref().map(|known| known.state),
+            reasons: known.as_ref().map(Verdict::texts).unwrap_or_default(),
             verdict,
         }))
     }
@@ -602,6 +602,10 @@ impl fmt::Display for Inspection {
             writeln!(f, "notes     {}", header.notes)?;
         }
         match (&self.stop, self.opened) {
+            (Some(StopInspection { state: Some(VerdictState::Ok), .. }), _) => writeln!(f, "end       ok")?,
+            (Some(StopInspection { state: Some(_), reasons, .. }), _) => {
+                writeln!(f, "end       degraded: {}", reasons.join("; "))?;
+            }
             (Some(stop), _) => writeln!(f, "end       closed: {}", stop.verdict)?,
             (None, Opened::Swmr) => writeln!(f, "end       none: being recorded, or cut off")?,
             (None, Opened::Plain) => writeln!(f, "end       none: the recorder failed and closed the file")?,
