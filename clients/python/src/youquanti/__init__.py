@@ -9,9 +9,11 @@ since the session started, and negative for the little that came before.
 """
 
 from .session import NOT_RUN, Camera, FrameFlags, Rows, Session, SessionError, StampOffset, Synchrony, load
+from .tables import TABLES
 
 __all__ = [
     "NOT_RUN",
+    "TABLES",
     "Camera",
     "FrameFlags",
     "Rows",
