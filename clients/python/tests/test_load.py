@@ -432,7 +432,7 @@ def test_the_summary(ended: Path) -> None:
 
 
 def test_the_examples_of_the_readme_run(ended: Path, tmp_path: Path, readme_examples: list[str]) -> None:
-    assert len(readme_examples) == 4
+    assert len(readme_examples) == 6
     (tmp_path / "session.h5").symlink_to(ended)
     for example in readme_examples:
         run = python("-c", example, folder=tmp_path)
