@@ -22,10 +22,12 @@ pub mod backend;
 pub mod calibrate;
 pub mod chaos;
 pub mod diff;
+pub mod export;
 pub mod labrecorder;
 pub mod offsets;
 #[cfg(feature = "cuda")]
 mod on_gpu;
+pub mod plot;
 pub mod preflight;
 pub mod replay;
 pub mod server;

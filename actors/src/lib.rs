@@ -31,5 +31,6 @@ pub mod supervision;
 pub mod supervisor;
 pub mod synchrony;
 pub mod timing;
+pub mod validity;
 pub mod verdict;
 pub mod video;

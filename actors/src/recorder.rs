@@ -21,7 +21,7 @@ use tracing::{debug, info};
 use youquanti_frames::MailboxStream;
 use youquanti_models::{
     BackendInfo, CameraId, FrameMeta, ParticipantId, PictureLayout, PixelFormat, Timestamp, UtcNanos,
-    with_causes,
+    blendshapes, with_causes,
 };
 
 use crate::capture::Asked;
@@ -29,16 +29,16 @@ use crate::child::{Lifeline, caught};
 use crate::fault;
 use crate::ledger::{CameraSnapshot, Consumer, DropReason, LedgerSnapshot};
 use crate::messages::{
-    CameraGap, Event, EventKind, FacesNamed, IndexEntry, Markers, ParticipantChange, Shutdown,
-    SynchronyFound,
+    CameraGap, Event, EventKind, FacesNamed, IndexEntry, Markers, ParticipantChange, Shutdown, SynchronyFound,
 };
 use crate::plane::{CameraLine, DataPlane, INDEX_CAPACITY, OpenedCamera, RecordingStatus};
 use crate::session_file::{
     CameraHeader, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
-    VideoRow, ledger_item, quality_item,
+    VideoRow, ledger_item, quality_item, validity_item, validity_source,
 };
 use crate::synchrony::SynchronyOptions;
 use crate::timing::{Figures, Timing};
+use crate::validity::{Card, Validity, WEAK_BLENDSHAPES};
 use crate::verdict::ReasonCode;
 use crate::video::{self, VideoJob};
 
@@ -151,6 +151,7 @@ pub struct RecorderActor {
     /// Of cameras that have video.
     video: Vec<(CameraId, MailboxStream<VideoRow>)>,
     timing: Timing,
+    validity: Validity,
     names: Vec<String>,
     checkpoint_at: Timestamp,
     /// The newest change of each participant: who is which track now.
@@ -183,6 +184,7 @@ impl RecorderActor {
             index: Vec::new(),
             video: Vec::new(),
             timing: Timing::new(&[]),
+            validity: Validity::default(),
             names,
             checkpoint_at: Timestamp(0),
             present: BTreeMap::new(),
@@ -237,20 +239,23 @@ impl RecorderActor {
         false
     }
 
-    /// Writes what the stamps told since the last time.
-    fn report_timing(&mut self, ctx: &mut Context<Self>) {
+    /// Writes what stamps and faces told since the last time.
+    fn report_quality(&mut self, ctx: &mut Context<Self>) {
         let now = self.plane.clock.now();
         let figures = self.timing.take();
+        let cards = self.validity.take();
         for (name, figures) in self.names.iter().zip(&figures) {
             debug!(camera = %name, ?figures, "timing");
         }
         self.write(ctx, |file, _, names| {
             let mut result = Ok(());
-            for_quality_rows(&figures, names, |camera, item, value| {
+            let mut append = |source: &str, item: &str, value: f64| {
                 if result.is_ok() {
-                    result = file.writer.append_quality(now, camera, item, value);
+                    result = file.writer.append_quality(now, source, item, value);
                 }
-            });
+            };
+            for_quality_rows(&figures, names, &mut append);
+            for_validity_rows(&cards, names, &mut append);
             result
         });
     }
@@ -267,7 +272,15 @@ impl RecorderActor {
         let first_seq: Vec<_> =
             self.plane.cameras.iter().map(|line| line.next_seq.load(Ordering::Relaxed)).collect();
         let mut file = caught(|| {
-            let writer = create(&self.plan, &self.plane, request, &path, (number, at), &first_seq, self.synchrony.as_ref())?;
+            let writer = create(
+                &self.plan,
+                &self.plane,
+                request,
+                &path,
+                (number, at),
+                &first_seq,
+                self.synchrony.as_ref(),
+            )?;
             let before = self.plane.ledger.snapshot();
             Ok(OpenFile { writer, path: path.clone(), before, first_seq })
         })?
@@ -281,6 +294,7 @@ impl RecorderActor {
         known?.map_err(|error| with_causes(&error))?;
         // Of its own time alone.
         self.timing.take();
+        self.validity.take();
         self.checkpoint_at = at;
         self.files = number;
         self.plane.findings.recording_begins();
@@ -433,6 +447,37 @@ fn for_quality_rows(figures: &[Figures], names: &[String], mut row: impl FnMut(&
     }
 }
 
+/// Every figure of the validity cards that there is, as source, item and value.
+fn for_validity_rows(cards: &[Card], names: &[String], mut row: impl FnMut(&str, &str, f64)) {
+    for card in cards {
+        let source = validity_source(card.participant, camera_name(names, card.camera));
+        let [median, low] = [0, 1].map(|i| move |pair: [f64; 2]| pair[i]);
+        let known = [
+            (validity_item::ANALYSED, Some(card.analysed as f64)),
+            (validity_item::FACES, Some(card.faces as f64)),
+            (validity_item::PRESENCE, card.presence()),
+            (validity_item::SIZE_P50, card.size_px.map(median)),
+            (validity_item::SIZE_P05, card.size_px.map(low)),
+            (validity_item::SHARPNESS_P50, card.sharpness.map(median)),
+            (validity_item::SHARPNESS_P05, card.sharpness.map(low)),
+            (validity_item::YAW_BEYOND, card.yaw_beyond),
+            (validity_item::NOISE_PX, card.noise_px),
+            (validity_item::NOISE_SCORE, card.noise_score),
+            (validity_item::STILL, Some(card.still as f64)),
+        ];
+        for (item, value) in known {
+            if let Some(value) = value {
+                row(&source, item, value);
+            }
+        }
+        for (place, range) in WEAK_BLENDSHAPES.into_iter().zip(card.weak_range) {
+            if let Some(range) = range {
+                row(&source, &validity_item::weak_range(blendshapes::NAMES[place]), range);
+            }
+        }
+    }
+}
+
 fn create(
     plan: &RecordingPlan,
     plane: &DataPlane,
@@ -535,7 +580,7 @@ impl Actor for RecorderActor {
         let rates: Vec<_> =
             self.plane.cameras.iter().map(|line| line.opened().map(|opened| opened.info.fps)).collect();
         self.timing = Timing::new(&rates);
-        ctx.run_interval(CHECKPOINT, Self::report_timing);
+        ctx.run_interval(CHECKPOINT, Self::report_quality);
         self.index = self.plane.cameras.iter().map(|line| line.index.stream()).collect();
         let videos = self.plane.camera_ids().zip(&self.plane.cameras);
         let videos = videos.filter_map(|(id, line)| Some((id, line.video.as_ref()?.rows.stream())));
@@ -634,6 +679,9 @@ impl Handler<FacesNamed> for RecorderActor {
     type Result = ();
 
     fn handle(&mut self, FacesNamed { faces, update }: FacesNamed, ctx: &mut Self::Context) {
+        if self.file.as_ref().is_some_and(|file| file.covers(faces.meta.camera, faces.meta.seq)) {
+            self.validity.frame(&faces, &update.participants);
+        }
         for change in &update.changes {
             self.present.insert(change.participant, change.clone());
         }
@@ -781,7 +829,7 @@ impl Handler<EndRecording> for RecorderActor {
         }
         // Video has ended: these are all.
         while self.take_video_row(ctx, &mut task) {}
-        self.report_timing(ctx);
+        self.report_quality(ctx);
         self.close()
     }
 }

@@ -12,6 +12,8 @@ use youquanti_models::{
 pub(crate) struct Seen<'a> {
     /// 0 to 1.
     pub(crate) presence: f32,
+    /// See [`Face::sharpness`].
+    pub(crate) sharpness: Option<f32>,
     /// Picture pixels.
     pub(crate) landmarks: &'a [[f32; 3]; LANDMARK_COUNT],
     /// Meaningless unless `presence` reaches the tracker's threshold.
@@ -100,12 +102,13 @@ impl Followed {
         faces.clear();
         for (&tracked, &at) in tracked.iter().zip(&*of_tracks) {
             let Some(TrackedFace { track, score, bbox }) = tracked else { continue };
-            let Seen { presence, landmarks, blendshapes, head_pose } = seen(at);
+            let Seen { presence, sharpness, landmarks, blendshapes, head_pose } = seen(at);
             faces.push(Face {
                 track,
                 score,
                 bbox: [bbox.x0, bbox.y0, bbox.x1, bbox.y1],
                 presence,
+                sharpness,
                 landmarks: *landmarks,
                 blendshapes: *blendshapes,
                 head_pose: *head_pose,

@@ -22,6 +22,9 @@ pub struct Face {
     pub bbox: [f32; 4],
     /// The landmark network's own confidence that there is a face, 0 to 1.
     pub presence: f32,
+    /// Variance of the Laplacian of the crop that the landmark network saw, in levels of 0 to 255; none where the back end
+    /// does not measure it.
+    pub sharpness: Option<f32>,
     /// x, y in pixels; z in the same unit, negative is nearer to the camera than the face's centre.
     pub landmarks: [[f32; 3]; LANDMARK_COUNT],
     /// 0 to 1, in the order of [`crate::blendshapes::NAMES`]; `_neutral` first.

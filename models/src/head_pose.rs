@@ -54,6 +54,35 @@ const BASIS: [(usize, f64, [f64; 3]); 33] = [
     (425, 0.0472522788, [3.83293, -1.53733, 4.13773]),
 ];
 
+/// The landmarks that the pose is fitted to: those that move least with the face's expression.
+pub const RIGID_LANDMARKS: [usize; BASIS.len()] = {
+    let mut landmarks = [0; BASIS.len()];
+    let mut at = 0;
+    while at < landmarks.len() {
+        landmarks[at] = BASIS[at].0;
+        at += 1;
+    }
+    landmarks
+};
+
+/// The unit quaternion of a pose's rotation, real part first and not negative. Of the four ways to divide it takes the one with
+/// the largest divisor: S. W. Shepperd 1978, "Quaternion from rotation matrix", J. Guidance and Control 1, 223.
+pub fn quaternion(pose: &[[f32; 4]; 4]) -> [f32; 4] {
+    let m = |row: usize, column: usize| pose[row][column];
+    let trace = m(0, 0) + m(1, 1) + m(2, 2);
+    let candidates = [
+        [1.0 + trace, m(2, 1) - m(1, 2), m(0, 2) - m(2, 0), m(1, 0) - m(0, 1)],
+        [m(2, 1) - m(1, 2), 1.0 + 2.0 * m(0, 0) - trace, m(0, 1) + m(1, 0), m(0, 2) + m(2, 0)],
+        [m(0, 2) - m(2, 0), m(0, 1) + m(1, 0), 1.0 + 2.0 * m(1, 1) - trace, m(1, 2) + m(2, 1)],
+        [m(1, 0) - m(0, 1), m(0, 2) + m(2, 0), m(1, 2) + m(2, 1), 1.0 + 2.0 * m(2, 2) - trace],
+    ];
+    let largest = (0..4).max_by(|&a, &b| candidates[a][a].total_cmp(&candidates[b][b])).unwrap_or(0);
+    let quaternion = candidates[largest];
+    let length = quaternion.iter().map(|part| part * part).sum::<f32>().sqrt();
+    let sign = if quaternion[0] < 0.0 { -1.0 } else { 1.0 };
+    quaternion.map(|part| sign * part / length)
+}
+
 /// By how much MediaPipe's z is longer than x and y for a face whose region (see
 /// [`Roi::rotation`](crate::geometry::Roi)) is turned by `rotation`, radians: its z is in picture widths along an axis
 /// that lies in the picture, so that it grows with roll in a picture that is not square. 1 for level faces.
@@ -234,6 +263,25 @@ mod tests {
     fn determinant([a, b, c]: [[f64; 3]; 3]) -> f64 {
         a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0])
             + a[2] * (b[0] * c[1] - b[1] * c[0])
+    }
+
+    #[test]
+    fn half_turns_and_their_quaternions() {
+        for [a, b, c, d] in [
+            [1.0, 0.0, 0.0, 0.0],
+            [0.0, 1.0, 0.0, 0.0],
+            [0.0, 0.0, 1.0, 0.0],
+            [0.0, 0.0, 0.0, 1.0],
+            [0.5, -0.5, 0.5, 0.5f32],
+        ] {
+            let pose = [
+                [1.0 - 2.0 * (c * c + d * d), 2.0 * (b * c - a * d), 2.0 * (b * d + a * c), 9.0],
+                [2.0 * (b * c + a * d), 1.0 - 2.0 * (b * b + d * d), 2.0 * (c * d - a * b), 9.0],
+                [2.0 * (b * d - a * c), 2.0 * (c * d + a * b), 1.0 - 2.0 * (b * b + c * c), 9.0],
+                [0.0, 0.0, 0.0, 1.0],
+            ];
+            assert_eq!(quaternion(&pose), [a, b, c, d]);
+        }
     }
 
     #[test]

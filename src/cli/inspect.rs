@@ -1,8 +1,9 @@
-//! `youquanti inspect`: what is in a session file, for people or as JSON.
+//! `youquanti inspect`: what is in a session file, for people, as JSON, or as a picture.
 
 use std::path::PathBuf;
 
 use youquanti::actors::session_file::SessionReader;
+use youquanti::plot::{Form, PlotError, write};
 
 use super::{Exit, fail};
 
@@ -13,25 +14,36 @@ pub(crate) struct Args {
     /// Print everything as JSON.
     #[arg(long)]
     json: bool,
+    /// Also draw it: cameras with gaps, faces, blendshapes, latencies, losses. An existing picture is written over.
+    #[arg(long, value_name = "PNG or SVG")]
+    plot: Option<PathBuf>,
     /// Show this many of the newest events.
     #[arg(long, value_name = "N", default_value_t = 10)]
     events: u64,
 }
 
 pub(crate) fn execute(args: &Args) -> Exit {
-    let inspected = SessionReader::open(&args.file).and_then(|reader| reader.inspect(args.events));
-    match inspected {
-        Err(error) => fail(Exit::Usage, &error),
-        Ok(inspection) if args.json => match serde_json::to_string_pretty(&inspection) {
-            Ok(text) => {
-                outln!("{text}");
-                Exit::Fine
-            }
-            Err(error) => fail(Exit::Internal, &error),
-        },
-        Ok(inspection) => {
-            out!("{inspection}");
-            Exit::Fine
+    match inspect(args) {
+        Ok(()) => Exit::Fine,
+        Err(error) => {
+            let exit = if matches!(error, PlotError::Draw(_)) { Exit::Internal } else { Exit::Usage };
+            fail(exit, &error)
         }
     }
+}
+
+fn inspect(args: &Args) -> Result<(), PlotError> {
+    // A name that asks for no known form is wrong before anything is read.
+    args.plot.as_deref().map(Form::of).transpose()?;
+    let reader = SessionReader::open(&args.file)?;
+    let inspection = reader.inspect(args.events)?;
+    if let Some(path) = &args.plot {
+        write(&reader, &inspection, path)?;
+    }
+    if args.json {
+        outln!("{:#}", inspection.to_json());
+    } else {
+        out!("{inspection}");
+    }
+    Ok(())
 }

@@ -20,6 +20,7 @@ mod check;
 mod diff;
 mod doctor;
 mod doors;
+mod export;
 mod inspect;
 mod replay;
 mod run;
@@ -110,6 +111,11 @@ enum Command {
     /// Say how two sessions of the same frames differ: faces, landmarks, scores, head poses.
     #[command(after_help = diff::AFTER_HELP)]
     Diff(diff::Args),
+    /// Make other forms of a session file: NWB, XDF, CSV, Parquet.
+    ///
+    /// The session file is only read. Nothing is written over without `--force`.
+    #[command(after_help = export::AFTER_HELP)]
+    Export(export::Args),
     /// Say what this machine has, and what is missing to run here.
     Doctor(doctor::Args),
     /// Break a session on purpose, one fault after another, and say what each cost.
@@ -139,6 +145,7 @@ impl Cli {
             Command::Inspect(args) => inspect::execute(&args),
             Command::Replay(args) => replay::execute(&args),
             Command::Diff(args) => diff::execute(&args),
+            Command::Export(args) => export::execute(&args),
             Command::Doctor(args) => doctor::execute(&args),
             Command::Chaos(args) => chaos::execute(&args),
             Command::Completions { shell } => {

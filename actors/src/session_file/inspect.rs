@@ -9,12 +9,15 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use youquanti_models::manifest::MODELS;
 use youquanti_models::picture::FrameFlags;
 
 use crate::messages::EventKind;
 use crate::timing::frames_lost;
+use crate::verdict::{Verdict, VerdictState};
 
 use super::SessionFileError;
+use super::card::{ValidityInspection, cards};
 use super::reader::{CameraFacts, HeaderFacts, Opened, SessionReader, TextEntry};
 use super::schema::*;
 
@@ -32,6 +35,8 @@ pub struct Inspection {
     pub opened: Opened,
     /// What its attributes say.
     pub header: HeaderFacts,
+    /// The networks, against those that this program has; by id.
+    pub models: Vec<ModelInspection>,
     /// When and how the session ended; none: it is running, or was cut off.
     pub stop: Option<StopInspection>,
     /// When the newest rows were committed, nanoseconds of `CLOCK_MONOTONIC`.
@@ -54,6 +59,8 @@ pub struct Inspection {
     pub gaps: Vec<GapInspection>,
     /// Measures over time: source → item → series. Of a camera see [`quality_item`].
     pub quality: BTreeMap<String, BTreeMap<String, QualitySeries>>,
+    /// The validity card: one entry for each participant and camera. Empty until the first minute, or the end, is written.
+    pub validity: Vec<ValidityInspection>,
     /// How far apart the cameras' first frames are, milliseconds.
     pub first_frames_spread_ms: Option<f64>,
     /// One entry for each camera and consumer.
@@ -64,6 +71,17 @@ pub struct Inspection {
     pub clock_drift_ppm: Option<f64>,
 }
 
+/// A network that the session ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelInspection {
+    /// Its id in the manifest.
+    pub id: String,
+    /// Of the bytes that ran, lower-case hexadecimal.
+    pub sha256: String,
+    /// Whether that is what the manifest of this program says; none: it does not have this network.
+    pub matches_manifest: Option<bool>,
+}
+
 /// How a session ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StopInspection {
@@ -71,8 +89,12 @@ pub struct StopInspection {
     pub time_ns: u64,
     /// Nanoseconds since 1970.
     pub utc_ns: i64,
-    /// What the session says of itself.
+    /// What the session says of itself, JSON.
     pub verdict: String,
+    /// What the verdict says; none for one that this program does not understand.
+    pub state: Option<VerdictState>,
+    /// Why it is degraded, in words.
+    pub reasons: Vec<String>,
 }
 
 /// One camera in figures.
@@ -216,6 +238,14 @@ pub struct LedgerInspection {
     pub closes: bool,
 }
 
+impl Inspection {
+    /// Everything as JSON; `docs/inspect.md` says what the keys mean. A number that is not finite is null.
+    pub fn to_json(&self) -> serde_json::Value {
+        // Maps have texts as keys and no type here refuses, so there is nothing that could fail.
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
 impl SessionReader {
     /// The file in figures, with its newest `last_events` events.
     ///
@@ -223,6 +253,8 @@ impl SessionReader {
     /// `Hdf5`, and `OutOfRange` when a row names a text that is not there.
     pub fn inspect(&self, last_events: u64) -> Result<Inspection, SessionFileError> {
         let ledger = self.ledger()?;
+        let participants = self.newest_participants()?;
+        let quality = self.quality()?;
         let committed_at_ns = self.committed_at().0;
         let mut events_by_kind = BTreeMap::new();
         let mut first_frames_spread_ms = None;
@@ -243,13 +275,15 @@ impl SessionReader {
             committed_at_ns,
             duration_s: seconds(committed_at_ns.saturating_sub(self.header().clock_start_ns)),
             cameras: (0..self.cameras().len()).map(|id| self.camera(id)).collect::<Result<_, _>>()?,
-            participants: self.participants()?,
+            models: self.header().models.iter().map(model).collect(),
+            validity: cards(&quality, &participants),
+            participants,
             synchrony: self.inspect_synchrony()?,
             markers: self.count(MARKERS),
             events_by_kind,
             events: self.events(last_events)?,
             gaps: self.gaps()?,
-            quality: self.quality()?,
+            quality,
             first_frames_spread_ms,
             ledger_closes: !ledger.is_empty() && ledger.iter().all(|entry| entry.closes),
             ledger,
@@ -299,10 +333,17 @@ impl SessionReader {
     fn stop(&self) -> Result<Option<StopInspection>, SessionFileError> {
         let Some(row) = self.all::<StopRow>(STOP)?.pop() else { return Ok(None) };
         let verdict = self.text(row.text_offset, row.text_length)?;
-        Ok(Some(StopInspection { time_ns: row.time_ns, utc_ns: row.utc_ns, verdict }))
+        let known: Option<Verdict> = serde_json::from_str(&verdict).ok();
+        Ok(Some(StopInspection {
+            time_ns: row.time_ns,
+            utc_ns: row.utc_ns,
+            state: known.as_ref().map(|known| known.state),
+            reasons: known.as_ref().map(Verdict::texts).unwrap_or_default(),
+            verdict,
+        }))
     }
 
-    fn participants(&self) -> Result<Vec<ParticipantInspection>, SessionFileError> {
+    fn newest_participants(&self) -> Result<Vec<ParticipantInspection>, SessionFileError> {
         let mut newest = BTreeMap::new();
         let mut tracks = BTreeMap::<u32, BTreeSet<u32>>::new();
         for row in self.all::<ParticipantRow>(PARTICIPANTS)? {
@@ -521,6 +562,16 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     Some(f64::midpoint(values[last / 2], values[last.div_ceil(2)]))
 }
 
+/// A network of the file against those of this program.
+fn model((id, sha256): (&String, &String)) -> ModelInspection {
+    let known = MODELS.iter().find(|model| model.name == id);
+    ModelInspection {
+        id: id.clone(),
+        sha256: sha256.clone(),
+        matches_manifest: known.map(|model| model.sha256 == sha256),
+    }
+}
+
 /// A text of the file as JSON; null for one that is none.
 fn parsed(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_default()
@@ -551,13 +602,22 @@ impl fmt::Display for Inspection {
             writeln!(f, "notes     {}", header.notes)?;
         }
         match (&self.stop, self.opened) {
+            (Some(StopInspection { state: Some(VerdictState::Ok), .. }), _) => writeln!(f, "end       ok")?,
+            (Some(StopInspection { state: Some(_), reasons, .. }), _) => {
+                writeln!(f, "end       degraded: {}", reasons.join("; "))?;
+            }
             (Some(stop), _) => writeln!(f, "end       closed: {}", stop.verdict)?,
             (None, Opened::Swmr) => writeln!(f, "end       none: being recorded, or cut off")?,
             (None, Opened::Plain) => writeln!(f, "end       none: the recorder failed and closed the file")?,
         }
         writeln!(f, "back end  {} on {}, {}", header.backend, header.backend_device, header.backend_runtime)?;
-        for (id, sha256) in &header.models {
-            writeln!(f, "model     {id}, SHA-256 {sha256}")?;
+        for ModelInspection { id, sha256, matches_manifest } in &self.models {
+            let verdict = match matches_manifest {
+                Some(true) => "as in the manifest",
+                Some(false) => "NOT that of this program's manifest",
+                None => "which this program does not have",
+            };
+            writeln!(f, "model     {id}, SHA-256 {sha256}, {verdict}")?;
         }
         if let Some(spread) = self.first_frames_spread_ms {
             writeln!(f, "barrier   first frames of all cameras within {spread:.1} ms")?;
@@ -573,6 +633,14 @@ impl fmt::Display for Inspection {
         }
         if let Some(synchrony) = &self.synchrony {
             synchrony.fmt(f)?;
+        }
+        for card in &self.validity {
+            card.fmt(f)?;
+        }
+        let weak: BTreeSet<_> = self.validity.iter().flat_map(|card| card.weak_blendshapes.keys()).collect();
+        if !weak.is_empty() {
+            let weak: Vec<_> = weak.into_iter().map(String::as_str).collect();
+            writeln!(f, "weak      scores that hardly respond, whatever a face does: {}", weak.join(", "))?;
         }
         for entry in &self.ledger {
             let dropped: u64 = entry.dropped.values().sum();

@@ -4,6 +4,7 @@
 //! Never stores variable-length data (a killed writer leaves it unreadable), never overwrites a file, and
 //! never rewrites a row: tables only grow, and the newest row of `/committed` says how far each is whole.
 
+mod card;
 mod disk;
 mod inspect;
 mod reader;
@@ -17,15 +18,18 @@ use std::path::PathBuf;
 
 use youquanti_models::ids::CameraId;
 
+pub use card::{ValidityFigures, ValidityInspection};
 pub(crate) use disk::free_bytes;
 pub use inspect::{
     CameraInspection, GapInspection, Inspection, LatencyInspection, LedgerInspection, LikenessInspection,
-    ParticipantInspection, QualitySeries, StopInspection, SynchronyInspection,
+    ModelInspection, ParticipantInspection, QualitySeries, StopInspection, SynchronyInspection,
 };
-pub use reader::{CameraFacts, HeaderFacts, Opened, SessionReader, SynchronyFacts, TextEntry};
+pub use reader::{
+    CameraFacts, HeaderFacts, Opened, ParticipantEntry, SessionReader, SynchronyFacts, TextEntry,
+};
 pub use schema::{
     AskedMode, FORMAT, FaceRow, FrameRow, LATENCY_STAGES, LIKENESS_COLUMNS, NOT_RUN, ResultRow, VERSION,
-    VideoRow, WindowRow, ledger_item, quality_item,
+    VideoRow, WindowRow, ledger_item, quality_item, validity_item, validity_parts, validity_source,
 };
 pub use writer::{
     CameraHeader, Compression, FlushReport, Gap, Participant, SessionHeader, SessionOptions, SessionWriter,

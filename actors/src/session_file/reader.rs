@@ -116,6 +116,25 @@ pub struct SynchronyFacts {
     pub channels: Vec<Vec<String>>,
 }
 
+/// A row of `/participants`: from `time_ns` on, `track` of `camera` is this participant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ParticipantEntry {
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub time_ns: u64,
+    /// 1 is `P1`.
+    pub id: u32,
+    /// Unique in the session.
+    pub track: u32,
+    /// From the configuration.
+    pub name: String,
+    /// From the configuration.
+    pub role: String,
+    /// Which camera the track is in.
+    pub camera: String,
+    /// Why it was given to them.
+    pub why: String,
+}
+
 /// A session file, open for reading. Shows the rows that were committed when it was opened.
 pub struct SessionReader {
     file: File,
@@ -318,6 +337,32 @@ impl SessionReader {
     /// `Hdf5`.
     pub fn markers(&self, last: u64) -> Result<Vec<TextEntry>, SessionFileError> {
         self.text_entries(MARKERS, last)
+    }
+
+    /// Who got which track, oldest first.
+    ///
+    /// # Errors
+    /// `Hdf5`.
+    pub fn participants(&self) -> Result<Vec<ParticipantEntry>, SessionFileError> {
+        let rows = self.all::<ParticipantRow>(PARTICIPANTS)?;
+        let entry = |row: &ParticipantRow| ParticipantEntry {
+            time_ns: row.time_ns,
+            id: row.id,
+            track: row.track,
+            name: text_of(&row.name),
+            role: text_of(&row.role),
+            camera: text_of(&row.camera),
+            why: text_of(&row.why),
+        };
+        Ok(rows.iter().map(entry).collect())
+    }
+
+    /// The same instants on both clocks, oldest first: nanoseconds of `CLOCK_MONOTONIC`, and nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// `Hdf5`.
+    pub fn clock_pairs(&self) -> Result<Vec<(u64, i64)>, SessionFileError> {
+        Ok(self.all::<ClockRow>(CLOCK)?.iter().map(|row| (row.time_ns, row.utc_ns)).collect())
     }
 
     /// All rows of a table of the session.

@@ -86,6 +86,59 @@ pub mod quality_item {
 /// Last dimension of `/synchrony/values`: see [`Likeness`](crate::synchrony::Likeness).
 pub const LIKENESS_COLUMNS: [&str; 4] = ["r", "lag_s", "p", "common"];
 
+/// Values of `item` in the quality of a participant in a camera, whose `source` is [`validity_source`]: the validity card.
+/// Each minute, and the session's end, brings a row of each for the time since the row before, for everybody seen so far; what
+/// too little was seen for has none. `validity.rs` says how they are computed.
+pub mod validity_item {
+    /// Frames of the camera that were analysed, count.
+    pub const ANALYSED: &str = "analysed";
+    /// Of these, frames with the participant's face, count.
+    pub const FACES: &str = "faces";
+    /// The same as a share of the analysed frames, 0 to 1.
+    pub const PRESENCE: &str = "presence";
+    /// Longer side of the box around the landmarks, pixels, median.
+    pub const SIZE_P50: &str = "face_size_p50_px";
+    /// 5th percentile of the same.
+    pub const SIZE_P05: &str = "face_size_p05_px";
+    /// Sharpness of the face: see [`FaceRow::sharpness`](super::FaceRow), median.
+    pub const SHARPNESS_P50: &str = "sharpness_p50";
+    /// 5th percentile of the same.
+    pub const SHARPNESS_P05: &str = "sharpness_p05";
+    /// Share of the faces whose yaw is beyond ± 30°, 0 to 1.
+    pub const YAW_BEYOND: &str = "yaw_beyond_30deg";
+    /// Repeatability of x or y of a landmark while the head is still, pixels, standard deviation.
+    pub const NOISE_PX: &str = "noise_px";
+    /// Repeatability of a blendshape while the head is still, standard deviation.
+    pub const NOISE_SCORE: &str = "noise_score";
+    /// Three frames in succession with a still head, count: what the noise is computed from.
+    pub const STILL: &str = "still";
+
+    /// 95th minus 5th percentile of a blendshape that is known to respond weakly.
+    pub fn weak_range(blendshape: &str) -> String {
+        format!("{WEAK_PREFIX}{blendshape}")
+    }
+
+    /// The blendshape of an item of [`weak_range`].
+    pub fn weak_blendshape(item: &str) -> Option<&str> {
+        item.strip_prefix(WEAK_PREFIX)
+    }
+
+    const WEAK_PREFIX: &str = "weak_range:";
+}
+
+/// The `source` of a participant's rows of quality in a camera: `P1 in left`. No camera's name has a space in it.
+pub fn validity_source(participant: impl std::fmt::Display, camera: &str) -> String {
+    format!("{participant}{VALIDITY_IN}{camera}")
+}
+
+/// Participant's number and camera of a source of [`validity_source`].
+pub fn validity_parts(source: &str) -> Option<(u32, &str)> {
+    let (participant, camera) = source.split_once(VALIDITY_IN)?;
+    Some((participant.strip_prefix('P')?.parse().ok()?, camera))
+}
+
+const VALIDITY_IN: &str = " in ";
+
 /// What was asked of a camera, JSON in its attribute `asked`; `None` was left to the camera.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AskedMode {
@@ -253,6 +306,9 @@ pub struct FaceRow {
     pub bbox: [f32; 4],
     /// The landmark network's confidence, 0 to 1.
     pub presence: f32,
+    /// Variance of the Laplacian of the picture that the landmark network saw of the face, in levels of 0 to 255; NaN where
+    /// the back end does not measure it.
+    pub sharpness: f32,
     /// See [`LATENCY_STAGES`] and [`NOT_RUN`].
     pub latency_us: [u32; 6],
 }

@@ -739,6 +739,7 @@ impl CameraTables {
                 score: face.score,
                 bbox: face.bbox,
                 presence: face.presence,
+                sharpness: face.sharpness.unwrap_or(f32::NAN),
                 latency_us,
             }])?;
             self.landmarks.append(face.landmarks.as_flattened())?;

@@ -170,6 +170,7 @@ pub(crate) fn face(seq: u64, number: u32) -> Face {
         score: 0.5 + number as f32 / 16.0,
         bbox: [base, base + 1.0, base + 100.0, base + 101.0],
         presence: 0.9,
+        sharpness: (number == 0).then_some(base),
         landmarks: std::array::from_fn::<_, LANDMARK_COUNT, _>(|i| [base + i as f32, base - i as f32, 0.5]),
         blendshapes: std::array::from_fn::<_, BLENDSHAPE_COUNT, _>(|i| base / 2000.0 + i as f32 / 100.0),
         head_pose: std::array::from_fn(|r| std::array::from_fn(|c| base + (r * 4 + c) as f32)),

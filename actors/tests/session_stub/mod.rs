@@ -384,6 +384,7 @@ fn face(camera: CameraId, k: usize) -> Face {
         score: 0.9,
         bbox: [x, 0.0, x + 100.0, 100.0],
         presence: 1.0,
+        sharpness: None,
         landmarks: [[x, 1.0, 0.0]; LANDMARK_COUNT],
         blendshapes: [0.5; BLENDSHAPE_COUNT],
         head_pose: [[0.0; 4]; 4],

@@ -8,6 +8,7 @@ pub mod colour;
 pub mod crop;
 pub mod lanes;
 pub mod network;
+pub mod sharpness;
 pub mod shrink;
 pub mod worker;
 
@@ -242,8 +243,8 @@ impl<F: Frame + Send + Sync + 'static> CpuPipeline<F> {
         let Self { followed, looked_at, .. } = self;
         let find = |roi: &Roi| looked_at.iter().position(|face| face.roi == *roi);
         let seen = |at: usize| {
-            let FaceTask { presence, landmarks, blendshapes, head_pose, .. } = &*looked_at[at];
-            Seen { presence: *presence, landmarks, blendshapes, head_pose }
+            let FaceTask { presence, sharpness, landmarks, blendshapes, head_pose, .. } = &*looked_at[at];
+            Seen { presence: *presence, sharpness: Some(*sharpness), landmarks, blendshapes, head_pose }
         };
         followed.publish(at, find, seen, faces);
     }

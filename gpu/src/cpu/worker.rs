@@ -16,6 +16,7 @@ use super::colour::{self, ColourError, Jpeg};
 use super::crop::{self, Border, Input};
 use super::lanes::Worker;
 use super::network::{Network, NetworkError};
+use super::sharpness::sharpness;
 use super::shrink::Shrink;
 use crate::networks::Networks;
 use crate::options::{Detector, DetectorSize};
@@ -80,6 +81,8 @@ pub(super) struct FaceTask {
     pub(super) roi: Roi,
     /// Result: 0 to 1.
     pub(super) presence: f32,
+    /// Result: of the crop; see [`Face::sharpness`](youquanti_models::Face::sharpness).
+    pub(super) sharpness: f32,
     /// Result: picture pixels.
     pub(super) landmarks: [[f32; 3]; LANDMARK_COUNT],
     /// Result, if `presence` reaches the threshold.
@@ -93,6 +96,7 @@ impl Default for FaceTask {
         Self {
             roi: Roi { cx: 0.0, cy: 0.0, width: 1.0, height: 1.0, rotation: 0.0 },
             presence: 0.0,
+            sharpness: 0.0,
             landmarks: [[0.0; 3]; LANDMARK_COUNT],
             blendshapes: [0.0; BLENDSHAPE_COUNT],
             head_pose: [[0.0; 4]; 4],
@@ -162,6 +166,9 @@ impl<F> LaneWorker<F> {
         let part = crop::part_seen(&map, &input, &picture.layout);
         let view = colour::rgb_part(picture, part, &mut self.rgb)?;
         crop::sample(&view, &picture.layout, &map, &input, self.landmarks.input());
+        // Green stands for brightness.
+        let plane = input.width * input.height;
+        task.sharpness = sharpness(&self.landmarks.input()[plane..2 * plane], input.width);
         let seen = self.landmarks.run()?;
         task.presence = seen.get(1)?.first().copied().map_or(0.0, sigmoid);
         landmarks_to_picture(seen.get(0)?, &task.roi, CROP, &mut task.landmarks);

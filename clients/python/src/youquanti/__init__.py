@@ -12,9 +12,11 @@ since the session started, and negative for the little that came before.
 
 from .client import Client, CommandError, Event, Face, Live, Missed, Result
 from .session import NOT_RUN, Camera, FrameFlags, Rows, Session, SessionError, StampOffset, Synchrony, load
+from .tables import TABLES
 
 __all__ = [
     "NOT_RUN",
+    "TABLES",
     "Camera",
     "Client",
     "CommandError",

@@ -32,6 +32,7 @@ def summary(session: Session) -> list[str]:
         f"  {session.software}, {session.backend} on {session.backend_device}",
         *(_camera_line(camera) for camera in session.cameras.values()),
         *(_participant_line(session, number, name) for number, name in session.participant_names.items()),
+        *_validity_lines(session),
         f"  {len(session.events)} events, {len(session.markers)} markers, {len(session.gaps)} gaps",
         *(_gap_line(gap) for gap in session.gaps),
         *_loss_lines(session),
@@ -81,6 +82,15 @@ def _participant_line(session: Session, number: int, name: str) -> str:
     }
     places = ", ".join(f"{count} in {camera}" for camera, count in seen.items() if count)
     return f"  P{number} {name}: faces {places or 'none'}"
+
+
+def _validity_lines(session: Session) -> list[str]:
+    """What each minute of each participant is worth."""
+    return [
+        f"  P{row['participant']} in {row['camera']} to {row['time']:.1f} s: present {row['presence']:.1%}, "
+        f"{row['face_size_p50_px']:.0f} px, noise {row['noise_px']:.2f} px"
+        for row in session.validity
+    ]
 
 
 if __name__ == "__main__":

@@ -13,17 +13,20 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from . import tables
+from .tables import NOT_RUN as NOT_RUN
+
+if TYPE_CHECKING:
+    import pandas
+
 FORMAT = "youquanti-session"
 VERSION = 1
-
-#: In `latency_us`: the stage did not run on this frame.
-NOT_RUN = 0xFFFF_FFFF
 
 #: One row of a table: column name to value.
 Row = dict[str, Any]
@@ -216,6 +219,21 @@ class Camera:
         return self._session._timed(self._path("frames"), "captured_at_ns")
 
     @cached_property
+    def video(self) -> NDArray[Any]:
+        """Frames that are in the videos beside the file, structured [n]; empty without any.
+
+        time            f8  s since the session's start, of `captured_at_ns`
+        seq             u8  `seq` of the frame
+        captured_at_ns  u8  the frame's stamp
+        segment         u4  which file, from 0: the session file's name with `.<camera>.<segment, three digits>.mkv`
+        frame           u4  which frame of that file, from 0
+        """
+        if self._path("video") not in self._session._committed:
+            names = (("time", "f8"), ("seq", "u8"), ("captured_at_ns", "u8"), ("segment", "u4"), ("frame", "u4"))
+            return np.empty(0, list(names))
+        return self._session._timed(self._path("video"), "captured_at_ns")
+
+    @cached_property
     def results(self) -> NDArray[Any]:
         """All frames that were analysed, also those without a face, structured [n].
 
@@ -243,6 +261,7 @@ class Camera:
         score           f4     of the detector, 0 to 1
         bbox            f4[4]  x0, y0, x1, y1, pixels of the camera picture
         presence        f4     confidence of the landmark network, 0 to 1
+        sharpness       f4     variance of the Laplacian of the face's picture; NaN: not measured; absent in earlier files
         latency_us      u4[6]  from the stamp until the stages in `latency_stages` were done; `NOT_RUN`
         """
         return self._session._timed(self._path("faces"), "captured_at_ns")
@@ -480,6 +499,46 @@ class Session:
         return quality
 
     @cached_property
+    def validity(self) -> NDArray[Any]:
+        """The validity card: how far rows can be trusted, structured [n], by participant, camera and time.
+
+        Each minute, and the end, has a row for everybody seen so far, about the time since the row before.
+
+        participant, camera         1 is "P1"; name of the camera
+        time, time_ns               end of the time that the row is about
+        analysed, faces, presence   frames analysed; of these with the participant's face; their share, 0 to 1
+        face_size_p50_px, _p05_px   longer side of the box around the landmarks: median, 5th percentile
+        sharpness_p50, _p05         of the face's picture (variance of the Laplacian); compare it within one camera
+        yaw_beyond_30deg            share of the faces that are turned by more than 30 degrees to a side
+        noise_px, noise_score       repeatability of x or y of a landmark, and of a blendshape, while the head is still:
+                                    standard deviation
+        still                       three frames in succession with a still head, from which the noise comes
+
+        Figures are NaN where too little was seen.
+        """
+        return tables.validity(self)
+
+    @property
+    def weak_blendshapes(self) -> tuple[str, ...]:
+        """Blendshapes that hardly respond, whatever a face does, as the validity card names them."""
+        items = {item for of_source in self.quality.values() for item in of_source}
+        prefix = "weak_range:"
+        return tuple(sorted(item.removeprefix(prefix) for item in items if item.startswith(prefix)))
+
+    def table(self, name: str) -> dict[str, NDArray[Any]]:
+        """A tidy table of all cameras: name of each column to its values, as `youquanti export` writes them.
+
+        Raises `KeyError` for a name that is not in `youquanti.TABLES`.
+        """
+        return tables.table(self, name)
+
+    def to_pandas(self, name: str) -> pandas.DataFrame:
+        """The same table as a `pandas.DataFrame`. Raises `ImportError` without pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.table(name))
+
+    @cached_property
     def clock(self) -> NDArray[Any]:
         """The same instants on both clocks, structured [n]: time (s), time_ns, utc_ns (since 1970)."""
         return self._timed("/clock", "time_ns")
@@ -527,14 +586,15 @@ class Session:
         out["time"] = self.seconds(rows[column])
         return out
 
-    def _table(self, path: str) -> list[Row]:
-        """A whole small table, with times in seconds, and with texts in place of what points at them."""
+    def _table(self, path: str, parsed: bool = True) -> list[Row]:
+        """A whole small table, with times in seconds, and with texts, parsed or not, in place of what points at them."""
         table = []
         for values in self._rows(path)[:]:
             row = {name: _plain(value) for name, value in zip(values.dtype.names, values, strict=True)}
             if "text_offset" in row:
                 offset, length = row.pop("text_offset"), row.pop("text_length")
-                row["data"] = _parsed(self._text_blob[offset : offset + length].decode("utf-8", "replace"))
+                text = self._text_blob[offset : offset + length].decode("utf-8", "replace")
+                row["data"] = _parsed(text) if parsed else text
             table.append({"time": self.seconds(row["time_ns"])} | row)
         return table
 

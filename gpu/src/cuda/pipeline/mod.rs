@@ -472,7 +472,8 @@ impl<F: Frame> CudaPipeline<F> {
                 let Look { at: (looked, face), presence, head_pose, .. } = &batch.looks[at];
                 let looked = &batch.looked[*looked];
                 let (landmarks, blendshapes) = (looked.landmarks(*face), looked.blendshapes(*face));
-                Seen { presence: *presence, landmarks, blendshapes, head_pose }
+                // The crop is on the device, where nothing measures it.
+                Seen { presence: *presence, sharpness: None, landmarks, blendshapes, head_pose }
             };
             self.followed.publish(slot.camera, find, seen, &mut slot.result.faces);
             slot.result.meta = slot.meta;
