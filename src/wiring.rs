@@ -96,6 +96,7 @@ fn lsl(config: &Config) -> LslPlan {
         quality: lsl.quality,
         participants: config.participants.expected.map_or(0, |expected| expected.get() as u16),
         participant_names: participant_names(config),
+        synchrony: config.synchrony.enabled.then(|| synchrony(config)),
         markers: lsl.markers.iter().flatten().map(query).collect(),
     }
 }

@@ -182,6 +182,7 @@ impl Options {
             quality: self.quality,
             participants: self.participants,
             participant_names: Vec::new(),
+            synchrony: None,
             markers: Vec::new(),
         };
         SessionPlan {
@@ -189,6 +190,7 @@ impl Options {
             cameras,
             pipelines: vec![pipeline],
             expected_participants: Some(self.participants),
+            synchrony: None,
             recording: RecordingPlan {
                 directory: dir.clone(),
                 session_id: "load".to_owned(),

@@ -1,8 +1,8 @@
 //! Who gets results, events and gaps: every child that records, streams or shows them, in one list.
 //!
 //! Owns the ports of those children, and no thread. Never decides what is sent. The recorder gets everything: each send waits for room
-//! in its bounded mailbox. Nobody waits for the streams: what does not fit into their mailbox is dropped and counted. Whoever only looks on
-//! has [`Live`].
+//! in its bounded mailbox, and so does one to synchrony, which takes each frame at once. Nobody waits for the streams: what does not fit
+//! into their mailbox is dropped and counted. Whoever only looks on has [`Live`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -34,8 +34,8 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Hands one frame's named faces to everybody, in turn. Only the recorder is waited for: what the streams cannot take is
-    /// counted.
+    /// Hands one frame's named faces to everybody, in turn. The recorder and synchrony are waited for; what the streams cannot take
+    /// is counted.
     pub async fn faces(self, faces: FacesNamed) {
         self.live.result(&faces);
         if let Some(lsl) = self.lsl.get()
@@ -55,9 +55,18 @@ impl Outputs {
         }
     }
 
-    /// Everybody who wants windows of synchrony.
+    /// Everybody who wants windows of synchrony and is waited for.
     pub fn of_synchrony(&self) -> impl Iterator<Item = Recipient<SynchronyFound>> {
         self.recorder.get().map(Addr::recipient).into_iter()
+    }
+
+    /// Hands a window of synchrony to those who are not waited for.
+    pub fn try_synchrony(&self, found: &SynchronyFound) {
+        if let Some(lsl) = self.lsl.get()
+            && lsl.try_send(found.clone()).is_err()
+        {
+            self.stream_counts.windows_lost.fetch_add(1, Relaxed);
+        }
     }
 
     /// Everybody who wants events and is waited for.

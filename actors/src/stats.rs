@@ -100,6 +100,8 @@ pub struct StreamCounts {
     pub results_lost: AtomicU64,
     /// Events that were not sent, for the same reason.
     pub events_lost: AtomicU64,
+    /// Windows of synchrony that were not sent, for the same reason.
+    pub windows_lost: AtomicU64,
     /// Markers of others that were handed to the recorder.
     pub markers: AtomicU64,
     /// Markers of others that came faster than they could be recorded.
@@ -115,6 +117,7 @@ impl StreamCounts {
             frames_lost: self.frames_lost.load(Relaxed),
             results_lost: self.results_lost.load(Relaxed),
             events_lost: self.events_lost.load(Relaxed),
+            windows_lost: self.windows_lost.load(Relaxed),
             markers: self.markers.load(Relaxed),
             markers_lost: self.markers_lost.load(Relaxed),
         }
@@ -134,6 +137,8 @@ pub struct StreamFigures {
     pub results_lost: u64,
     /// Events that were not sent.
     pub events_lost: u64,
+    /// Windows of synchrony that were not sent.
+    pub windows_lost: u64,
     /// Markers of others that were handed to the recorder.
     pub markers: u64,
     /// Markers of others that came faster than they could be recorded.

@@ -48,9 +48,10 @@ impl SynchronyActor {
         Self { synchrony: Synchrony::new(options), lossless, skipped: 0, outputs, events, lifeline }
     }
 
-    /// Hands a window to everybody who wants it. Windows are few: each send waits for room.
+    /// Hands a window to everybody who wants it.
     fn publish(&mut self, ctx: &mut Context<Self>, window: SynchronyWindow) {
         let found = SynchronyFound(Arc::new(window));
+        self.outputs.try_synchrony(&found);
         for output in self.outputs.of_synchrony() {
             tell::<Self, _>(ctx, &output, found.clone());
         }

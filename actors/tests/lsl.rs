@@ -44,6 +44,7 @@ fn streaming(setup: &mut Setup, name: &str, participants: u16) {
         quality: false,
         participants,
         participant_names: Vec::new(),
+        synchrony: None,
         markers: Vec::new(),
     });
 }

@@ -363,6 +363,7 @@ fn streams_line(lsl: &StreamFigures) -> String {
         (lsl.frames_lost, "frames without rows"),
         (lsl.results_lost, "results not sent"),
         (lsl.events_lost, "events not sent"),
+        (lsl.windows_lost, "windows of synchrony not sent"),
         (lsl.markers_lost, "markers lost"),
     ];
     for (count, what) in lost.into_iter().filter(|(count, _)| *count > 0) {

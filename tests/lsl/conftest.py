@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,10 +100,13 @@ def drain(inlet: pylsl.StreamInlet) -> list[tuple[float, list]]:
 class Session:
     """The program while it runs."""
 
-    def __init__(self, folder: Path, name: str, lsl: str, backend: str = "none", **more: str):
+    def __init__(self, folder: Path, name: str, lsl: str, backend: str = "none", people: int = 1, **more: str):
         self.folder, self.name, self.asked = folder, name, False
         config = folder / f"{name}.toml"
-        config.write_text(CONFIG.format(name=name, lsl=lsl, backend=backend))
+        text = CONFIG.format(name=name, lsl=lsl, backend=backend)
+        for key in ("faces", "expected"):
+            text = text.replace(f"{key} = 1", f"{key} = {people}")
+        config.write_text(text)
         self.log = folder / f"{name}.log"
         command = [PROGRAM, "run", config, "--json"]
         with self.log.open("wb") as log:
@@ -137,7 +141,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Session]]:
     """Starts sessions; those that a test leaves are killed."""
     sessions: list[Session] = []
 
-    def begin(*args: str, **more: str) -> Session:
+    def begin(*args: str, **more: Any) -> Session:
         sessions.append(Session(tmp_path, *args, **more))
         return sessions[-1]
 

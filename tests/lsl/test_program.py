@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pylsl
 import pytest
 import youquanti
@@ -139,6 +140,47 @@ def test_events_are_a_stream(start) -> None:
     wait_for("the event of the end", stopping)
     assert set(told[-1]) == {"at", "source", "kind", "detail"}
     session.end()
+
+
+SYNCHRONY = """
+[synchrony]
+enabled = true
+window = "1s"
+step = "500ms"
+max_lag = "200ms"
+history = "2s"
+shifts = 19
+"""
+
+
+def test_windows_of_synchrony_are_those_of_the_file(start) -> None:
+    session = start("synchrony", SYNCHRONY, "cpu", people=2).started()
+    inlet = open_inlet("_synchrony_Synchrony")
+    info = inlet.info(60.0)
+    assert (info.type(), info.nominal_srate(), info.channel_count()) == ("Synchrony", 2.0, 4 * 4)
+    labels = info.get_channel_labels()
+    assert labels[:4] == ["P1-P2_brow_r", "P1-P2_brow_lag_s", "P1-P2_brow_p", "P1-P2_brow_common"]
+    assert info.get_channel_units()[:4] == ["normalized", "seconds", "probability", "fraction"]
+    method = info.desc().child("method")
+    assert (method.child_value("window"), method.child_value("shifts")) == ("1", "19")
+    assert method.child("groups").child("group").child_value("blendshapes").startswith("browInnerUp ")
+    rows: list[tuple[float, list]] = []
+    wait_for("windows", lambda: rows.extend(drain(inlet)) or len(rows) >= 8)
+    session.end()
+    with youquanti.load(session.file) as loaded:
+        synchrony = loaded.synchrony
+        assert synchrony is not None
+        in_file = {
+            end_ns / 1e9: np.stack([of[n, 0] for of in (synchrony.r, synchrony.lag, synchrony.p, synchrony.common)], 1)
+            for n, end_ns in enumerate(synchrony.windows["end_ns"].tolist())
+        }
+        groups = list(synchrony.groups)
+    assert [label.split("_")[1] for label in labels[::4]] == groups
+    for stamp, row in rows:
+        (found,) = [values for end, values in in_file.items() if abs(end - stamp) < 1e-6]
+        assert np.array_equal(np.reshape(row, (4, 4)), found, equal_nan=True)
+    # Both are there, and move.
+    assert np.isfinite([row for _, row in rows]).all(axis=1).any()
 
 
 def test_two_at_a_time_do_not_disturb_each_other(start) -> None:

@@ -159,6 +159,25 @@ def test_youquantipys_layout(load) -> None:
         assert abs(video_time - (at - session.truth()["cam1"][0][1] / 1e9)) < 1e-6 and number == int(number)
 
 
+def test_comodulation_is_off_without_both_faces_and_holds_its_peaks(load) -> None:
+    session = load("comod", "--participants", 2, "--cameras", 1, "--fps", 30, "--seconds", 16, "--profile", "youquantipy")
+    inlet = open_inlet("_comod_CoModulation")
+    info = inlet.info(PATIENCE)
+    assert (info.name(), info.type(), info.channel_count()) == ("CoModulation", "Comodulation", 52)
+    assert labels(info)[0] == "_neutral" and info.nominal_srate() == 30.0
+    rows: list[tuple[float, list]] = []
+    receive(session, lambda: rows.extend(drain(inlet)))
+    truth = {round(at, 6): has_face for at, has_face, _ in frames_with_faces(session, "cam0")}
+    values = np.array([row for _, row in rows])
+    present = np.array([truth[round(at, 6)] for at, _ in rows])
+    # Two seconds of every six nobody is there.
+    assert not values[~present].any() and len(values[~present]) > 30
+    is_on = values > 0
+    assert np.all(values[is_on] >= np.float32(0.05)) and is_on[present].any()
+    stays = is_on[1:] & is_on[:-1]
+    assert np.all(np.diff(values, axis=0)[stays] >= 0), "held at its peak while on"
+
+
 def test_youquantipys_streams_have_52_or_1486_channels_without_quality(load) -> None:
     load("thin", "--participants", 1, "--cameras", 1, "--fps", 10, "--seconds", 20, "--profile", "both")
     load("wide", "--participants", 1, "--cameras", 1, "--fps", 10, "--seconds", 20, "--profile", "both", "--mesh")

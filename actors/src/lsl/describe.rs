@@ -4,6 +4,7 @@
 //! relate to light. A further stream is one more [`StreamKey`] and one more entry of [`declare`].
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use youquanti_lsl::{Declaration, Element, Format};
 use youquanti_models::{CameraId, LANDMARK_COUNT, blendshapes};
@@ -11,6 +12,8 @@ use youquanti_models::{CameraId, LANDMARK_COUNT, blendshapes};
 use super::LslPlan;
 use crate::calibration::StampOffset;
 use crate::plane::DataPlane;
+use crate::session_file::LIKENESS_COLUMNS;
+use crate::synchrony::SynchronyOptions;
 
 /// A stream of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +30,10 @@ pub(super) enum StreamKey {
     Frames(CameraId),
     /// `camera_N_video_frames`, YouQuantiPy's.
     VideoFrames(CameraId),
+    /// `Synchrony`.
+    Synchrony,
+    /// `CoModulation`, YouQuantiPy's.
+    Comodulation,
     /// `youquanti_events`.
     Events,
 }
@@ -99,6 +106,12 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
                 facts.camera(&name, "VideoSync", camera, VIDEO_FRAME_CHANNELS),
             );
         }
+    }
+    if let Some(options) = &plan.synchrony {
+        streams.insert(StreamKey::Synchrony, facts.synchrony(options));
+    }
+    if plan.youquantipy && plan.participants >= 2 {
+        streams.insert(StreamKey::Comodulation, facts.comodulation());
     }
     streams.insert(StreamKey::Events, facts.events());
     streams
@@ -201,6 +214,50 @@ impl Facts<'_> {
     ) -> Declaration {
         let desc = vec![self.synchronization(camera), self.camera_element(camera)];
         self.declaration(name, kind, 0.0, Format::Double64, channels.map(owned).to_vec(), desc)
+    }
+
+    /// Windows of synchrony, stamped with their end: `P1-P2_smile_r`, `…_lag_s`, `…_p`, `…_common` of each pair and group.
+    fn synchrony(&self, options: &SynchronyOptions) -> Declaration {
+        let units = ["normalized", "seconds", "probability", "fraction"];
+        let kinds = ["Correlation", "Lag", "Probability", "Fraction"];
+        let mut channels = Vec::new();
+        for [first, second] in options.pairs() {
+            for group in &options.groups {
+                for (column, (unit, kind)) in LIKENESS_COLUMNS.iter().zip(units.into_iter().zip(kinds)) {
+                    channels.push((format!("{first}-{second}_{}_{column}", group.name), unit, kind));
+                }
+            }
+        }
+        let groups = options.groups.iter().map(|group| {
+            let names: Vec<_> = group.names().collect();
+            Element::tree(
+                "group",
+                vec![Element::text("name", &group.name), Element::text("blendshapes", names.join(" "))],
+            )
+        });
+        let seconds = |name: &str, length: Duration| Element::text(name, length.as_secs_f64());
+        let method = vec![
+            seconds("window", options.window),
+            seconds("step", options.step),
+            seconds("max_lag", options.max_lag),
+            seconds("history", options.history),
+            Element::text("shifts", options.shifts),
+            Element::text("positive_lag", "the second of the pair follows the first"),
+            Element::tree("groups", groups.collect()),
+        ];
+        let skips = vec![Element::text("can_drop_samples", true)];
+        let desc = vec![Element::tree("method", method), Element::tree("synchronization", skips)];
+        let rate = options.step.as_secs_f64().recip();
+        self.declaration("Synchrony", "Synchrony", rate, Format::Float32, channels, desc)
+    }
+
+    /// A row for each frame of the home camera of P1, at its stamp.
+    fn comodulation(&self) -> Declaration {
+        let home = first_home(0, self.plane.cameras.len());
+        let channels = blendshapes::NAMES.iter().map(|name| ((*name).to_owned(), "fraction", "Blendshape"));
+        let rate = self.plane.camera(home).opened().map_or(0.0, |opened| opened.info.fps);
+        let desc = vec![self.synchronization(home)];
+        self.declaration("CoModulation", "Comodulation", rate, Format::Float32, channels.collect(), desc)
     }
 
     fn events(&self) -> Declaration {

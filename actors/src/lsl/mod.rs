@@ -27,9 +27,10 @@ pub use streams::{LslError, Streams};
 
 use crate::child::{Lifeline, Port};
 use crate::fault;
-use crate::messages::{Event, FacesNamed, Shutdown};
+use crate::messages::{Event, FacesNamed, Shutdown, SynchronyFound};
 use crate::plane::DataPlane;
 use crate::recorder::RecorderActor;
+use crate::synchrony::SynchronyOptions;
 
 /// Frames' facts taken in one go before other messages have their turn.
 const FACTS_BATCH: usize = 256;
@@ -62,6 +63,8 @@ pub struct LslPlan {
     pub participants: u16,
     /// Names of P1, P2, …, as far as they are known.
     pub participant_names: Vec<String>,
+    /// What is compared between participants; its windows are a stream.
+    pub synchrony: Option<SynchronyOptions>,
     /// Which streams of others are recorded as markers.
     pub markers: Vec<MarkerQuery>,
 }
@@ -192,6 +195,14 @@ impl Handler<FacesNamed> for LslActor {
             fault::point("lsl:faces");
             open.faces(plane, &named)
         });
+    }
+}
+
+impl Handler<SynchronyFound> for LslActor {
+    type Result = ();
+
+    fn handle(&mut self, SynchronyFound(window): SynchronyFound, ctx: &mut Self::Context) {
+        self.work(ctx, |open, _| open.synchrony(&window));
     }
 }
 

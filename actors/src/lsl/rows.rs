@@ -7,6 +7,7 @@ use std::time::Duration;
 use youquanti_models::{BLENDSHAPE_COUNT, Face, FrameMeta, LANDMARK_COUNT, PictureLayout, Timestamp};
 
 use super::LslPlan;
+use crate::synchrony::{Likeness, SynchronyWindow};
 
 /// Values of the mesh: x, y, z of each landmark.
 pub(super) const MESH: usize = 3 * LANDMARK_COUNT;
@@ -75,6 +76,11 @@ pub(super) fn landmarks(
     if plan.quality {
         row.extend_from_slice(&quality);
     }
+}
+
+/// r, lag (s), p and the common part of each pair and group, in the order of `LIKENESS_COLUMNS`.
+pub(super) fn synchrony(row: &mut Vec<f32>, window: &SynchronyWindow) {
+    row.extend(window.likeness.iter().flat_map(Likeness::columns));
 }
 
 /// Frame number, the driver's number, stamp (s), frames without a result so far.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::info;
 use youquanti_lsl::{Lsl, Outlet, StreamInfo};
-use youquanti_models::{CameraId, FrameMeta, Timestamp};
+use youquanti_models::{BLENDSHAPE_COUNT, CameraId, Face, FrameMeta, Timestamp};
 
 use super::describe::{StreamKey, declare, first_home};
 use super::markers::MarkerInlets;
@@ -20,6 +20,8 @@ use super::quality::Quality;
 use super::{LslPlan, MarkerSinks, rows};
 use crate::messages::{Event, FacesNamed};
 use crate::plane::DataPlane;
+use crate::synchrony::comodulation::Comodulation;
+use crate::synchrony::{LONGEST_GAP, SynchronyWindow};
 
 /// Seconds that wait for a receiver that does not read; older samples are lost to it, and to it alone.
 const BUFFERED_SECONDS: f64 = 60.0;
@@ -128,7 +130,33 @@ struct Sender {
     plan: Arc<LslPlan>,
     outlets: BTreeMap<StreamKey, (Outlet, String)>,
     people: Vec<Person>,
+    pair: Pair,
     row: Vec<f32>,
+}
+
+/// P1 and P2 as YouQuantiPy compares them.
+#[derive(Default)]
+struct Pair {
+    comodulation: Comodulation,
+    /// P2's newest row, if it has a face.
+    second: Option<(Timestamp, [f32; BLENDSHAPE_COUNT])>,
+}
+
+impl Pair {
+    /// A row at a row of P1: what each channel holds; 0 where it is off, until there are 60 frames before this one, and without
+    /// either face.
+    fn row(&mut self, at: Timestamp, first: Option<&Face>) -> [f32; BLENDSHAPE_COUNT] {
+        let newest = self.second.as_ref().filter(|(seen_at, _)| at.saturating_since(*seen_at) <= LONGEST_GAP);
+        match first.zip(newest) {
+            Some((first, (_, second))) => {
+                self.comodulation.take([&first.blendshapes, second]).unwrap_or([0.0; BLENDSHAPE_COUNT])
+            }
+            None => {
+                self.comodulation.lose();
+                [0.0; BLENDSHAPE_COUNT]
+            }
+        }
+    }
 }
 
 impl Open {
@@ -176,6 +204,7 @@ impl Open {
                 plan: Arc::clone(plan),
                 outlets,
                 people: (0..plan.participants).map(person).collect(),
+                pair: Pair::default(),
                 row: Vec::with_capacity(rows::MESH + 64),
             },
             markers,
@@ -241,6 +270,14 @@ impl Open {
         outcome
     }
 
+    /// A window of synchrony is computed.
+    pub(super) fn synchrony(&mut self, window: &SynchronyWindow) -> Result<(), LslError> {
+        self.out.row.clear();
+        rows::synchrony(&mut self.out.row, window);
+        self.out
+            .push(StreamKey::Synchrony, |outlet| outlet.push_f32(&self.out.row, rows::seconds(window.end)))
+    }
+
     /// Something happened.
     pub(super) fn event(&mut self, event: &Event) -> Result<(), LslError> {
         let text = serde_json::json!(event).to_string();
@@ -285,6 +322,8 @@ impl Sender {
         let picture = plane.camera(meta.camera).opened_layout();
         let mut row = std::mem::take(&mut self.row);
         let mut outcome = Ok(());
+        // P1's face of this row, if it has one; P2's own row may follow.
+        let mut first = None;
         for index in 0..self.people.len() {
             let person = &mut self.people[index];
             if person.home != meta.camera {
@@ -309,6 +348,11 @@ impl Sender {
                     [0.0; 3]
                 }
             };
+            match participant {
+                0 => first = Some(face),
+                1 => self.pair.second = face.map(|face| (meta.captured_at, face.blendshapes)),
+                _ => {}
+            }
             let keys = [
                 StreamKey::Blendshapes(participant),
                 StreamKey::HeadPose(participant),
@@ -329,6 +373,13 @@ impl Sender {
                 }
             }
             plane.stream_counts.rows.fetch_add(1, Relaxed);
+        }
+        if outcome.is_ok()
+            && let Some(face) = first
+            && self.outlets.contains_key(&StreamKey::Comodulation)
+        {
+            let row = self.pair.row(meta.captured_at, face);
+            outcome = self.push(StreamKey::Comodulation, |outlet| outlet.push_f32(&row, at));
         }
         self.row = row;
         plane.stream_counts.row_time.record(plane.clock.now().saturating_since(now));

@@ -20,7 +20,7 @@ use youquanti_models::time::{Timestamp, UtcNanos};
 
 use crate::calibration::StampOffset;
 use crate::capture::{Asked, ControlReading};
-use crate::synchrony::{SynchronyOptions, SynchronyWindow};
+use crate::synchrony::{Likeness, SynchronyOptions, SynchronyWindow};
 
 use super::disk::DiskSpace;
 use super::schema::*;
@@ -803,10 +803,7 @@ impl SynchronyTables {
     fn append(&mut self, window: &SynchronyWindow) -> Result<(), hdf5::Error> {
         self.windows.append(&[WindowRow { start_ns: window.start.0, end_ns: window.end.0 }])?;
         self.row.clear();
-        for likeness in &window.likeness {
-            // In the order of `LIKENESS_COLUMNS`.
-            self.row.extend([likeness.r, likeness.lag_s, likeness.p, likeness.common]);
-        }
+        self.row.extend(window.likeness.iter().flat_map(Likeness::columns));
         self.values.append(&self.row)
     }
 

@@ -87,6 +87,13 @@ pub struct Likeness {
     pub common: f32,
 }
 
+impl Likeness {
+    /// Its numbers, in the order of `session_file::LIKENESS_COLUMNS`.
+    pub(crate) fn columns(&self) -> [f32; 4] {
+        [self.r, self.lag_s, self.p, self.common]
+    }
+}
+
 /// One window of all pairs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SynchronyWindow {
