@@ -434,6 +434,7 @@ fn face(camera: CameraId, k: usize, seq: u64) -> Face {
         score: 0.9,
         bbox: [x, 0.0, x + 100.0, 100.0],
         presence: 0.75,
+        sharpness: None,
         landmarks: std::array::from_fn::<_, LANDMARK_COUNT, _>(|point| [x + point as f32, 1.0, -1.0]),
         blendshapes: std::array::from_fn::<_, BLENDSHAPE_COUNT, _>(value),
         head_pose: [

@@ -60,7 +60,7 @@ impl Values {
 pub(super) type Block = Vec<(String, Values)>;
 
 /// All tables, in the order in which they are written.
-pub(super) const TABLES: [&str; 15] = [
+pub(super) const TABLES: [&str; 16] = [
     "frames",
     "video",
     "results",
@@ -68,6 +68,7 @@ pub(super) const TABLES: [&str; 15] = [
     "head_pose",
     "blendshapes",
     "landmarks",
+    "synchrony",
     "participants",
     "markers",
     "events",
@@ -82,9 +83,11 @@ impl Source<'_> {
     /// The tables of this export.
     pub(super) fn tables(&self) -> impl Iterator<Item = &'static str> {
         let has_video = (0..self.reader.cameras().len()).any(|camera| self.reader.video_count(camera) > 0);
+        let has_synchrony = self.inspection.synchrony.is_some();
         TABLES.into_iter().filter(move |&table| match table {
             "landmarks" => self.landmarks,
             "video" => has_video,
+            "synchrony" => has_synchrony,
             _ => true,
         })
     }
@@ -120,6 +123,7 @@ impl Source<'_> {
                 }
                 Ok(())
             }
+            "synchrony" => self.synchrony(each),
             "participants" => each(self.participants()?),
             "markers" => each(self.texts(&self.reader.markers(u64::MAX)?)),
             "events" => each(self.texts(&self.reader.events(u64::MAX)?)),
@@ -227,6 +231,35 @@ impl Source<'_> {
             }
         }
         Ok(block)
+    }
+
+    /// A row for each window, pair and group of channels.
+    fn synchrony(&self, each: &mut dyn FnMut(Block) -> Result<(), ExportError>) -> Result<(), ExportError> {
+        let Some(facts) = self.reader.synchrony()? else { return Ok(()) };
+        let compared: Vec<_> =
+            facts.pairs.iter().flat_map(|pair| facts.groups.iter().map(move |group| (pair, group))).collect();
+        for range in std::iter::once(0..0).chain(blocks(self.reader.window_count())) {
+            let windows = self.reader.windows(range.clone())?;
+            let likeness = self.reader.likeness(range)?;
+            let rows: Vec<_> = windows
+                .iter()
+                .flat_map(|window| compared.iter().map(move |&(pair, group)| (window, pair, group)))
+                .zip(&likeness)
+                .collect();
+            each(columns([
+                ("time", Values::of(&rows, |((window, ..), _)| self.seconds(window.end_ns))),
+                ("start_ns", Values::ints(&rows, |((window, ..), _)| window.start_ns)),
+                ("end_ns", Values::ints(&rows, |((window, ..), _)| window.end_ns)),
+                ("first", Values::ints(&rows, |((_, pair, _), _)| pair[0])),
+                ("second", Values::ints(&rows, |((_, pair, _), _)| pair[1])),
+                ("group", Values::texts(&rows, |((.., group), _)| group)),
+                ("r", Values::f32s(&rows, |(_, found)| found[0])),
+                ("lag_s", Values::f32s(&rows, |(_, found)| found[1])),
+                ("p", Values::f32s(&rows, |(_, found)| found[2])),
+                ("common", Values::f32s(&rows, |(_, found)| found[3])),
+            ]))?;
+        }
+        Ok(())
     }
 
     fn participants(&self) -> Result<Block, ExportError> {

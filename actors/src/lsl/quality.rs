@@ -76,6 +76,7 @@ mod tests {
             score: 1.0,
             bbox: [x, 0.0, x + 400.0, 400.0],
             presence: 1.0,
+            sharpness: None,
             landmarks: [[0.0; 3]; LANDMARK_COUNT],
             blendshapes: [0.0; 52],
             head_pose,

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use youquanti_models::head_pose::quaternion;
 use youquanti_models::{BLENDSHAPE_COUNT, Face, FrameMeta, LANDMARK_COUNT, PictureLayout, Timestamp};
 
 use super::LslPlan;
@@ -97,24 +98,6 @@ pub(super) fn video_frame(meta: &FrameMeta, since_epoch: Duration, first: Timest
 /// A stamp as LSL writes it.
 pub(super) fn seconds(at: Timestamp) -> f64 {
     at.0 as f64 / 1e9
-}
-
-/// The unit quaternion of a rotation, real part first and not negative. Of the four ways to divide it takes the one with the
-/// largest divisor: S. W. Shepperd, "Quaternion from rotation matrix", J. Guidance and Control 1 (1978) 223.
-fn quaternion(pose: &[[f32; 4]; 4]) -> [f32; 4] {
-    let m = |row: usize, column: usize| pose[row][column];
-    let trace = m(0, 0) + m(1, 1) + m(2, 2);
-    let candidates = [
-        [1.0 + trace, m(2, 1) - m(1, 2), m(0, 2) - m(2, 0), m(1, 0) - m(0, 1)],
-        [m(2, 1) - m(1, 2), 1.0 + 2.0 * m(0, 0) - trace, m(0, 1) + m(1, 0), m(0, 2) + m(2, 0)],
-        [m(0, 2) - m(2, 0), m(0, 1) + m(1, 0), 1.0 + 2.0 * m(1, 1) - trace, m(1, 2) + m(2, 1)],
-        [m(1, 0) - m(0, 1), m(0, 2) + m(2, 0), m(1, 2) + m(2, 1), 1.0 + 2.0 * m(2, 2) - trace],
-    ];
-    let largest = (0..4).max_by(|&a, &b| candidates[a][a].total_cmp(&candidates[b][b])).unwrap_or(0);
-    let quaternion = candidates[largest];
-    let length = quaternion.iter().map(|part| part * part).sum::<f32>().sqrt();
-    let sign = if quaternion[0] < 0.0 { -1.0 } else { 1.0 };
-    quaternion.map(|part| sign * part / length)
 }
 
 #[cfg(test)]

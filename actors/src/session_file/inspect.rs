@@ -127,6 +127,8 @@ pub struct CameraInspection {
     pub participants: BTreeSet<u32>,
     /// Frames that the pipeline has a result for.
     pub analysed: u64,
+    /// Frames that are in its video.
+    pub video_frames: u64,
     /// Number of faces → number of analysed frames.
     pub frames_by_faces: BTreeMap<u64, u64>,
     /// Over the frames with a face, in the order of the stages.
@@ -325,6 +327,7 @@ impl SessionReader {
             tracks: faces.tracks.len() as u64,
             participants: faces.participants,
             analysed: self.result_count(id),
+            video_frames: self.video_count(id),
             frames_by_faces,
             latency: stages.filter_map(|(stage, micros)| latency(stage, micros)).collect(),
         })

@@ -142,6 +142,31 @@ def _landmarks(camera: Camera) -> Table:
     return {**_who(camera), **named}
 
 
+def _synchrony(session: Session) -> Table:
+    found = session.synchrony
+    if found is None:
+        return {}
+    count, compared = len(found.windows), len(found.pairs) * len(found.groups)
+
+    def each(values: NDArray[Any]) -> NDArray[Any]:
+        return np.repeat(values, compared)
+
+    pairs = np.repeat(np.array(found.pairs, np.uint32).reshape(-1, 2), len(found.groups), axis=0)
+    groups = np.tile(np.array(list(found.groups), dtype=object), len(found.pairs))
+    return {
+        "time": each(found.windows["time"]),
+        "start_ns": each(found.windows["start_ns"]),
+        "end_ns": each(found.windows["end_ns"]),
+        "first": np.tile(pairs[:, 0], count),
+        "second": np.tile(pairs[:, 1], count),
+        "group": np.tile(groups, count),
+        "r": found.r.reshape(-1),
+        "lag_s": found.lag.reshape(-1),
+        "p": found.p.reshape(-1),
+        "common": found.common.reshape(-1),
+    }
+
+
 def _of_rows(rows: list[dict[str, Any]], **columns: str) -> Table:
     """Columns by the names that they have in the rows; None becomes NaN."""
     out: Table = {}
@@ -227,6 +252,7 @@ _MAKERS: dict[str, Callable[[Session], Table]] = {
     "head_pose": _of_cameras(_head_pose),
     "blendshapes": _of_cameras(_blendshapes),
     "landmarks": _of_cameras(_landmarks),
+    "synchrony": _synchrony,
     "participants": _participants,
     "markers": _texts("/markers"),
     "events": _texts("/events"),
