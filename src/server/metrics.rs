@@ -171,6 +171,20 @@ fn of_cameras(page: &mut Page, session: &Control) {
         family.with_suffix("_sum", &[("camera", name)], snapshot.sum().as_secs_f64());
         family.with_suffix("_count", &[("camera", name)], so_far as f64);
     }
+    let streams = plane.stream_counts.figures();
+    page.family("lsl_rows_total", "counter", "Rows of participants that were sent over LSL.")
+        .value(&[], streams.rows as f64);
+    let mut family =
+        page.family("lsl_lost_total", "counter", "What the streams over LSL did not take, and why.");
+    for (what, count) in [
+        ("late_row", streams.late),
+        ("frame", streams.frames_lost),
+        ("result", streams.results_lost),
+        ("event", streams.events_lost),
+        ("marker_inlet", streams.markers_lost),
+    ] {
+        family.value(&[("what", what)], count as f64);
+    }
     if let Some(backend) = plane.backend() {
         page.family("backend_info", "gauge", "1; what computes.").value(
             &[("backend", backend.backend), ("device", &backend.device), ("runtime", &backend.runtime)],

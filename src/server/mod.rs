@@ -12,6 +12,7 @@ mod openapi;
 mod routes;
 mod socket;
 mod token;
+mod ui;
 mod views;
 
 use std::io;

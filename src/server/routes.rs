@@ -11,7 +11,7 @@ use youquanti_actors::control::{Control, Phase};
 
 use super::guard::BODY_WITHIN;
 use super::views::{self, problem};
-use super::{Shared, commands, files, metrics, openapi, socket};
+use super::{Shared, commands, files, metrics, openapi, socket, ui};
 
 /// Longest body of a request, bytes.
 const LONGEST_BODY: usize = 16 * 1024;
@@ -38,13 +38,14 @@ pub(crate) fn configure(app: &mut web::ServiceConfig) {
                 .route(web::post().to(command))
                 .default_service(web::to(|| async { wrong_method("POST") })),
         )
-        .default_service(web::to(|| async {
-            problem(
-                StatusCode::NOT_FOUND,
-                "unknown",
-                "there is nothing here; /api/v1/openapi.json says what there is",
-            )
-        }));
+        .service(get("/", ui::page))
+        .service(get("/ui/{name}", ui::part))
+        .default_service(web::to(|| async { nothing_here() }));
+}
+
+pub(crate) fn nothing_here() -> HttpResponse {
+    let words = "there is nothing here; /api/v1/openapi.json says what there is";
+    problem(StatusCode::NOT_FOUND, "unknown", words)
 }
 
 type Of = web::Data<Shared>;
