@@ -29,8 +29,7 @@ use crate::child::{Lifeline, caught};
 use crate::fault;
 use crate::ledger::{CameraSnapshot, Consumer, DropReason, LedgerSnapshot};
 use crate::messages::{
-    CameraGap, Event, EventKind, FacesNamed, IndexEntry, Markers, ParticipantChange, Shutdown,
-    SynchronyFound,
+    CameraGap, Event, EventKind, FacesNamed, IndexEntry, Markers, ParticipantChange, Shutdown, SynchronyFound,
 };
 use crate::plane::{CameraLine, DataPlane, INDEX_CAPACITY, OpenedCamera, RecordingStatus};
 use crate::session_file::{
@@ -262,7 +261,15 @@ impl RecorderActor {
         let first_seq: Vec<_> =
             self.plane.cameras.iter().map(|line| line.next_seq.load(Ordering::Relaxed)).collect();
         let mut file = caught(|| {
-            let writer = create(&self.plan, &self.plane, request, &path, (number, at), &first_seq, self.synchrony.as_ref())?;
+            let writer = create(
+                &self.plan,
+                &self.plane,
+                request,
+                &path,
+                (number, at),
+                &first_seq,
+                self.synchrony.as_ref(),
+            )?;
             let before = self.plane.ledger.snapshot();
             Ok(OpenFile { writer, path: path.clone(), before, first_seq })
         })?

@@ -30,6 +30,5 @@ pub use schema::schema;
 pub use values::{
     AutoOr, ByteSize, ControlValue, DetectorSize, DeviceSelector, Fraction, FrameRate, Gpus, Int,
     MediaAddress, Milliseconds, Ordinal, ParticipantName, Period, SessionName, StreamPattern, SynchronyGroup,
-    Threads,
-    ValueError,
+    Threads, ValueError,
 };
