@@ -113,7 +113,9 @@ const _: () = {
     assert!(size_of::<SegmentHeader>() == 128 && size_of::<SlotHeader>() == 64);
     assert!(offset_of!(SegmentHeader, pixels_offset) == 24 && offset_of!(SegmentHeader, slots) == 48);
     assert!(offset_of!(SegmentHeader, format) == 64 && offset_of!(SegmentHeader, published) == 72);
-    assert!(offset_of!(SegmentHeader, results_offset) == 80 && offset_of!(SegmentHeader, results_faces) == 92);
+    assert!(
+        offset_of!(SegmentHeader, results_offset) == 80 && offset_of!(SegmentHeader, results_faces) == 92
+    );
     assert!(offset_of!(SlotHeader, bytes_used) == 32 && offset_of!(SlotHeader, camera) == 46);
 };
 
@@ -257,7 +259,8 @@ impl Region {
             (&header.format, u64::from_le_bytes(format)),
             (
                 &header.results_offset,
-                geometry.result_faces.map_or(0, |_| geometry.pixels_offset + geometry.results_in_slot()) as u64,
+                geometry.result_faces.map_or(0, |_| geometry.pixels_offset + geometry.results_in_slot())
+                    as u64,
             ),
         ] {
             field.store(value, Ordering::Relaxed);
@@ -338,7 +341,8 @@ impl Region {
         // `self`; by this function's contract the slice is the only one of them.
         let pixels = unsafe { std::slice::from_raw_parts_mut(pixels.as_ptr(), self.geometry.frame_bytes) };
         // SAFETY: the same of `results_bytes` bytes from `results`, which begin behind the pixels.
-        let results = unsafe { std::slice::from_raw_parts_mut(results.as_ptr(), self.geometry.results_bytes()) };
+        let results =
+            unsafe { std::slice::from_raw_parts_mut(results.as_ptr(), self.geometry.results_bytes()) };
         (pixels, results)
     }
 

@@ -90,12 +90,9 @@ pub fn write(area: &mut [u8], state: State<'_>, camera: [u32; 2], shown: [u32; 2
         return;
     };
     let count = faces.faces.len().min(room.len() / FACE_BYTES);
-    for (at, value) in [
-        (0, 1),
-        (4, count as u32),
-        (8, u32::from(faces.over_limit)),
-        (12, u32::from(faces.detector_ran)),
-    ] {
+    for (at, value) in
+        [(0, 1), (4, count as u32), (8, u32::from(faces.over_limit)), (12, u32::from(faces.detector_ran))]
+    {
         header[at..at + 4].copy_from_slice(&value.to_le_bytes());
     }
     let Stamps { submitted, uploaded, detected, landmarks, published } = faces.stamps;
@@ -156,7 +153,10 @@ impl<'a> Results<'a> {
     }
 
     fn u32(&self, at: usize) -> u32 {
-        self.header.get(at..).and_then(|bytes| bytes.first_chunk()).map_or(0, |&bytes| u32::from_le_bytes(bytes))
+        self.header
+            .get(at..)
+            .and_then(|bytes| bytes.first_chunk())
+            .map_or(0, |&bytes| u32::from_le_bytes(bytes))
     }
 
     fn stamp(&self, at: usize) -> Timestamp {
@@ -176,7 +176,8 @@ impl<'a> Results<'a> {
 
     /// When each stage of the pipeline was done with the frame; zeros without a result.
     pub fn stamps(&self) -> Stamps {
-        let [submitted, uploaded, detected, landmarks, published] = [16, 24, 32, 40, 48].map(|at| self.stamp(at));
+        let [submitted, uploaded, detected, landmarks, published] =
+            [16, 24, 32, 40, 48].map(|at| self.stamp(at));
         Stamps { submitted, uploaded, detected, landmarks, published }
     }
 
@@ -286,11 +287,15 @@ mod tests {
         assert_eq!((results.camera_size(), results.u32(8), results.u32(12)), ([1280, 720], 3, 1));
         assert_eq!(results.faces().map(|face| face.participant()).collect::<Vec<_>>(), participants);
         for (face, expected) in results.faces().zip(&faces.faces) {
-            assert_eq!((face.track(), face.score(), face.presence()), (expected.track, expected.score, expected.presence));
+            assert_eq!(
+                (face.track(), face.score(), face.presence()),
+                (expected.track, expected.score, expected.presence)
+            );
             let half = |at: f32| at / 2.0 - 0.25;
             assert_eq!(face.bbox(), expected.bbox.map(half));
             assert_eq!((face.head_pose(), face.blendshapes()), (expected.head_pose, expected.blendshapes));
-            let points: Vec<_> = expected.landmarks.iter().map(|&[x, y, z]| [half(x), half(y), z / 2.0]).collect();
+            let points: Vec<_> =
+                expected.landmarks.iter().map(|&[x, y, z]| [half(x), half(y), z / 2.0]).collect();
             assert_eq!(face.landmarks().collect::<Vec<_>>(), points);
         }
     }

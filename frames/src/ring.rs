@@ -40,7 +40,13 @@ impl RingOptions {
 
     /// A ring of [`Self::DEFAULT_SLOTS`] slots in `/dev/shm`.
     pub fn new(name: impl Into<String>, layout: PictureLayout) -> Self {
-        Self { dir: PathBuf::from("/dev/shm"), name: name.into(), slots: Self::DEFAULT_SLOTS, layout, result_faces: None }
+        Self {
+            dir: PathBuf::from("/dev/shm"),
+            name: name.into(),
+            slots: Self::DEFAULT_SLOTS,
+            layout,
+            result_faces: None,
+        }
     }
 }
 

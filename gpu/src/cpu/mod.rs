@@ -9,6 +9,7 @@ pub mod crop;
 pub mod lanes;
 pub mod network;
 pub mod sharpness;
+pub mod preview;
 pub mod shrink;
 pub mod worker;
 
