@@ -40,8 +40,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         offsets: Arc::default(),
     };
     remove_stale("/dev/shm".as_ref(), &format!("{session}."))?;
-    let plane =
-        DataPlane::new(Arc::clone(&clock), session.clone(), "/dev/shm".into(), vec![camera], PreviewPlan::SLOTS);
+    let plane = DataPlane::new(
+        Arc::clone(&clock),
+        session.clone(),
+        "/dev/shm".into(),
+        vec![camera],
+        PreviewPlan::SLOTS,
+    );
     plane.with_discovery(Discovery::new(&discovery::default_folder(), session, clock.now(), clock.utc())?);
     let plan = PreviewPlan {
         width: layout.width,
@@ -105,4 +110,3 @@ fn face(seq: u64) -> Face {
         head_pose: [[value; 4]; 4],
     }
 }
-

@@ -294,7 +294,10 @@ impl Work {
             let was_taken = ready!(handover.taken.as_mut().poll(cx));
             match self.handover.take() {
                 Some(handover) if was_taken => handover.delivery.ticket.delivered(),
-                Some(handover) => handover.delivery.ticket.dropped(DropReason::Failed),
+                Some(handover) => {
+                    plane.camera(handover.delivery.meta().camera).never_named();
+                    handover.delivery.ticket.dropped(DropReason::Failed);
+                }
                 None => {}
             }
         }

@@ -231,6 +231,13 @@ impl CameraLine {
         }
     }
 
+    /// Notes that it will never be known whose faces those of the last result are.
+    pub fn never_named(&self) {
+        while let Some(analysed) = self.analysed.try_recv() {
+            analysed.ticket.dropped(DropReason::Failed);
+        }
+    }
+
     fn show(&self, preview: Preview) {
         if let Some(displaced) = self.previews.send(preview) {
             displaced.ticket.dropped(DropReason::Replaced);
