@@ -299,3 +299,20 @@ fn a_full_file_system_is_a_clear_error() {
         _ => panic!("{}{said}", String::from_utf8_lossy(&run.stdout)),
     }
 }
+
+/// Lines of the tables in a module's header.
+fn documented(source: &str) -> impl Iterator<Item = &str> {
+    source.lines().filter_map(|line| line.strip_prefix("//! ")).filter(|line| line.starts_with("| "))
+}
+
+#[test]
+fn the_page_for_readers_in_other_languages_is_current() {
+    let page = include_str!("../../docs/shared-memory.md");
+    let sources = [include_str!("../src/region.rs"), include_str!("../src/results.rs")];
+    let mut rows = 0;
+    for row in sources.into_iter().flat_map(documented) {
+        assert!(page.contains(&format!("\n{row}\n")), "docs/shared-memory.md lacks: {row}");
+        rows += 1;
+    }
+    assert!(rows > 50, "{rows} rows of tables were found");
+}

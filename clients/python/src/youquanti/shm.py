@@ -212,18 +212,30 @@ class Segment:
             raise ShmError(f"{path} is not ready, or not a segment of YouQuanti")
         if header["version"] != SEGMENT_VERSION:
             raise ShmError(f"{path} has layout {header['version']}, this module reads {SEGMENT_VERSION}")
-        if header["slot_header_bytes"] != SLOT.itemsize:
-            raise ShmError(f"{path} has slot headers of {header['slot_header_bytes']} bytes")
         count = int(header["slots"])
-        self._slots = np.frombuffer(memory, SLOT, count, int(header["slot_header_offset"]))
         self.width, self.height = int(header["width"]), int(header["height"])
-        self.format = header["format"].decode()
+        self.format = header["format"].decode("ascii", "replace")
         self._line_stride, self._frame_bytes = int(header["line_stride"]), int(header["frame_bytes"])
         self._pixels_offset, self._stride = int(header["pixels_offset"]), int(header["pixels_stride"])
         self._results_offset, self._room = int(header["results_offset"]), int(header["results_faces"])
-        last = self._pixels_offset + count * self._stride
-        if last > len(memory) or self._results_offset + self._room * FACE.itemsize > len(memory):
-            raise ShmError(f"{path} is shorter than it says")
+        first = int(header["slot_header_offset"])
+        results = RESULTS.itemsize + self._room * FACE.itemsize if self._results_offset else 0
+        ends = (
+            first + count * SLOT.itemsize,
+            self._pixels_offset + (count - 1) * self._stride + max(self._frame_bytes, self._least_bytes()),
+            self._results_offset + (count - 1) * self._stride + results,
+        )
+        if count < 1 or int(header["slot_header_bytes"]) != SLOT.itemsize or max(ends) > len(memory):
+            raise ShmError(f"{path} is damaged: what it says of itself does not fit into its {len(memory)} bytes")
+        self._slots = np.frombuffer(memory, SLOT, count, first)
+
+    def _least_bytes(self) -> int:
+        least = {"RGB24": 3, "BGR24": 3, "GREY": 1, "YUYV": 2, "NV12": 1, "MJPG": 0}.get(self.format)
+        across = self.width + self.width % 2 if self.format in ("YUYV", "NV12") else self.width
+        if least is None or self.width < 1 or self.height < 1 or self._line_stride < across * least:
+            raise ShmError(f"{self.path} is damaged: {self.format!r} of {self.width}x{self.height} pixels")
+        rows = self.height + (self.height + 1) // 2 if self.format == "NV12" else self.height
+        return rows * self._line_stride
 
     @property
     def closed(self) -> bool:
@@ -256,7 +268,7 @@ class Segment:
         rows = height + (height + 1) // 2 if self.format == "NV12" else height
         lines = np.frombuffer(self._memory, np.uint8, rows * stride, start).reshape(rows, stride)
         if self.format in ("RGB24", "BGR24"):
-            return lines[:, : width * 3].reshape(rows, width, 3) if stride == width * 3 else _channels(lines, width, 3)
+            return _channels(lines, width, 3)
         if self.format == "YUYV":
             return _channels(lines, width + width % 2, 2)
         return lines[:, : width + width % 2] if self.format == "NV12" else lines[:, :width]
