@@ -104,16 +104,36 @@ impl Previewer {
 
 /// The weighted sums of pixels, rounded, as bytes.
 fn add_columns(sums: &[u16], columns: &Axis, out: &mut [u8]) {
-    for (to, (x, weights)) in out.as_chunks_mut::<3>().0.iter_mut().zip(columns.pixels()) {
-        let mut sum = [1_u32 << 15; 4];
-        for (tap, &weight) in sums[x * 3..].windows(4).step_by(3).zip(weights) {
-            // The fourth number belongs to the next pixel and is for company: four are added at once.
-            for (sum, &channel) in sum.iter_mut().zip(tap) {
-                *sum += u32::from(channel) * u32::from(weight);
+    match columns.taps() {
+        // Pictures that are less than halved, which most are: loops of known length.
+        2 => add_taps::<2>(sums, columns, out),
+        3 => add_taps::<3>(sums, columns, out),
+        _ => {
+            for (to, (x, weights)) in out.as_chunks_mut::<3>().0.iter_mut().zip(columns.pixels()) {
+                *to = weighted(&sums[x * 3..], weights);
             }
         }
-        *to = [0, 1, 2].map(|channel| (sum[channel] >> 16) as u8);
     }
+}
+
+fn add_taps<const TAPS: usize>(sums: &[u16], columns: &Axis, out: &mut [u8]) {
+    let pixels = columns.first().iter().zip(columns.weights().as_chunks::<TAPS>().0);
+    for (to, (&x, weights)) in out.as_chunks_mut::<3>().0.iter_mut().zip(pixels) {
+        *to = weighted(&sums[x as usize * 3..][..TAPS * 3 + 1], weights);
+    }
+}
+
+/// One pixel, from the sums of those that it sees and one number more.
+#[inline(always)]
+fn weighted(sums: &[u16], weights: &[u16]) -> [u8; 3] {
+    let mut sum = [1_u32 << 15; 4];
+    for (tap, &weight) in sums.windows(4).step_by(3).zip(weights) {
+        // The fourth number belongs to the next pixel and is for company: four are added at once.
+        for (sum, &channel) in sum.iter_mut().zip(tap) {
+            *sum += u32::from(channel) * u32::from(weight);
+        }
+    }
+    [0, 1, 2].map(|channel| (sum[channel] >> 16) as u8)
 }
 
 #[cfg(test)]
