@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         slots: PreviewPlan::SLOTS,
         lossless: false,
         offsets: Arc::default(),
+        video: None,
     };
     remove_stale("/dev/shm".as_ref(), &format!("{session}."))?;
     let plane = DataPlane::new(

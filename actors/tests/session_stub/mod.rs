@@ -575,7 +575,10 @@ pub(crate) fn settled(session: &SessionHandle, id: usize, captured: u64) {
     until("all captured frames are settled", || {
         let now = camera(session, id);
         let mut always = Consumer::ALWAYS.iter().map(|&consumer| &now.consumers[consumer as usize]);
-        now.captured == captured && always.all(|c| c.settled() == captured)
+        let preview = &now.consumers[Consumer::Preview as usize];
+        now.captured == captured
+            && always.all(|c| c.settled() == captured)
+            && preview.settled() == preview.captured
     });
 }
 
