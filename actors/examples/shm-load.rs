@@ -106,6 +106,7 @@ fn face(seq: u64) -> Face {
         score: value,
         bbox: [value; 4],
         presence: value,
+        sharpness: None,
         landmarks: [[value; 3]; youquanti_models::LANDMARK_COUNT],
         blendshapes: [value; youquanti_models::BLENDSHAPE_COUNT],
         head_pose: [[value; 4]; 4],

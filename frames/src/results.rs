@@ -266,6 +266,7 @@ mod tests {
                 score: 0.25 + k as f32,
                 bbox: [base, base + 1.0, base + 2.0, base + 3.0],
                 presence: 0.5 + k as f32,
+                sharpness: None,
                 landmarks: std::array::from_fn(|n| [base + n as f32, base - n as f32, n as f32]),
                 blendshapes: std::array::from_fn(|n| n as f32 / 52.0),
                 head_pose: std::array::from_fn(|row| std::array::from_fn(|column| (row * 4 + column) as f32)),
