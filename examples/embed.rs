@@ -32,7 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 for (face, who) in result.faces.faces.iter().zip(&result.update.participants) {
                     faces += 1;
                     if let Some(who) = who {
-                        println!("{who} in camera {}: jaw {:.2}", result.faces.meta.camera, face.blendshapes[jaw]);
+                        println!(
+                            "{who} in camera {}: jaw {:.2}",
+                            result.faces.meta.camera, face.blendshapes[jaw]
+                        );
                     }
                 }
             }
@@ -40,7 +43,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             Next::Ended => break,
         }
     }
-    println!("{frames} frames with {faces} faces; {} results came faster than they were printed", results.missed());
+    println!(
+        "{frames} frames with {faces} faces; {} results came faster than they were printed",
+        results.missed()
+    );
     drop(session); // ends it in good order; a thread that hangs in a driver is left behind after some seconds
     println!("ended");
     Ok(())

@@ -204,7 +204,6 @@ impl Options {
             },
             record_from_start: None,
             lsl: Some(lsl),
-            synchrony: None,
             participant_names: Vec::new(),
             restarts: RestartPolicy {
                 max_restarts: 1000,

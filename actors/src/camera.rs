@@ -301,7 +301,8 @@ impl Open {
                 }
             }
             Err(reason) => {
-                let tickets = to_video.map(|(_, ticket)| ticket).into_iter().chain(preview).chain([to_pipeline]);
+                let tickets =
+                    to_video.map(|(_, ticket)| ticket).into_iter().chain(preview).chain([to_pipeline]);
                 tickets.for_each(|ticket: Ticket| ticket.dropped(reason));
             }
         }

@@ -38,9 +38,7 @@ pub struct Outputs {
 
 impl Outputs {
     /// Hands one frame's named faces to everybody, in turn. The recorder and synchrony are waited for; what the streams cannot take
-    /// is counted.
-    /// Hands one frame's named faces to everybody, in turn. Only the recorder is waited for: what the streams cannot take is
-    /// counted, and in the preview a newer one takes the place of what it has not shown.
+    /// is counted, and in the preview a newer one takes the place of what it has not shown.
     pub async fn faces(self, faces: FacesNamed) {
         self.live.result(&faces);
         if let Some(plane) = &self.plane {

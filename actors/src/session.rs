@@ -621,7 +621,9 @@ impl Cast {
         let mut troubles = Vec::new();
         let lsl = plan.lsl.iter().map(|_| ChildId::Lsl).collect();
         let synchrony = plan.synchrony.iter().map(|_| ChildId::Synchrony).collect();
-        for children in [cameras, pipelines, vec![ChildId::Participants], synchrony, lsl, vec![ChildId::Preview]] {
+        for children in
+            [cameras, pipelines, vec![ChildId::Participants], synchrony, lsl, vec![ChildId::Preview]]
+        {
             let children: Vec<ChildId> = children;
             let patience = |id| match id {
                 ChildId::Pipeline(_) => PATIENCE.max(plan.pipeline_timeout),

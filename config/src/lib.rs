@@ -22,8 +22,9 @@ pub use choices::{
 };
 pub use format::{
     CameraConfig, Config, ControlsConfig, FileSource, GpuConfig, LabRecorderConfig, LogConfig, LslConfig,
-    MarkersConfig, ParticipantsConfig, PipelineConfig, PreviewConfig, RecordingConfig, SceneSource, ServerConfig,
-    SessionConfig, SourceConfig, SupervisionConfig, SynchronyConfig, UsualControls, V4l2Source, VideoConfig,
+    MarkersConfig, ParticipantsConfig, PipelineConfig, PreviewConfig, RecordingConfig, SceneSource,
+    ServerConfig, SessionConfig, SourceConfig, SupervisionConfig, SynchronyConfig, UsualControls, V4l2Source,
+    VideoConfig,
 };
 pub use problem::{ConfigErrors, Position, Problem};
 pub use schema::schema;

@@ -221,7 +221,10 @@ impl SessionActor {
             return invalid("name", wrong);
         }
         if directory.join(format!("{name}.h5")).exists() {
-            return invalid("name", format!("= {name:?} is there already: recordings are never written over"));
+            return invalid(
+                "name",
+                format!("= {name:?} is there already: recordings are never written over"),
+            );
         }
         Ok(())
     }

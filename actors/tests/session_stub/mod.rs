@@ -502,7 +502,11 @@ impl Setup {
         session.stop("test over");
         let report = session.wait(PATIENCE).expect("the session ends");
         assert_eq!(report.imbalances, []);
-        assert_eq!(names_in(&self.plan.ring_dir), [""; 0], "the handle is still there, but the session is over");
+        assert_eq!(
+            names_in(&self.plan.ring_dir),
+            [""; 0],
+            "the handle is still there, but the session is over"
+        );
         let whole = report.recordings.last().filter(|recording| recording.outcome.is_ok());
         let inspection = whole.map(|recording| {
             let inspection = SessionReader::open(&recording.path).unwrap().inspect(1000).unwrap();
