@@ -37,6 +37,7 @@ loom: ## the lock-free code under the loom model checker
 	RUSTFLAGS="--cfg loom" cargo test $(CARGO_FLAGS) -p youquanti-frames --lib --target-dir target/loom loom_
 
 python-test: setup-test build ## the Python package on sessions that the program records, and streams with pylsl and pyxdf
+	cargo build $(CARGO_FLAGS) -p youquanti-actors --example shm-load
 	.venv/bin/python -m pytest clients/python/tests
 	cargo build $(CARGO_FLAGS) -p youquanti-actors --example lsl-load
 	.venv/bin/python -m pytest tests/lsl

@@ -14,7 +14,7 @@ use youquanti_actors::capture::{CaptureError, v4l2};
 use youquanti_actors::ffmpeg;
 use youquanti_actors::video::find_encoder;
 use youquanti_config::{Config, ConfigErrors, OnFatal, Problem, SourceConfig};
-use youquanti_frames::segment_bytes;
+use youquanti_frames::{segment_bytes, segment_bytes_with_results};
 use youquanti_gpu as gpu;
 use youquanti_models::{PictureLayout, with_causes};
 
@@ -205,20 +205,26 @@ fn expected_layout(source: &SourceConfig) -> Option<PictureLayout> {
 }
 
 fn shared_memory(config: &Config, problems: &mut Vec<Problem>) {
+    let preview = config.preview.enabled.then(|| wiring::preview(config));
     let need: u64 = config
         .cameras
         .iter()
         .filter_map(|camera| {
             let layout = expected_layout(&camera.source)?;
-            Some(segment_bytes(camera.slots.get() as usize, &layout))
+            let previews = preview.as_ref().map_or(0, |plan| {
+                segment_bytes_with_results(plan.slots, &plan.layout_for(&layout), plan.max_faces)
+            });
+            Some(segment_bytes(camera.slots.get() as usize, &layout) + previews)
         })
         .sum();
     if let Ok(have) = free_space(Path::new(RING_DIR))
         && have < need
     {
-        let wrong =
-            format!("needs {need} bytes of shared memory in {RING_DIR} for all rings, {have} are free");
-        let remedy = "give cameras fewer slots or smaller pictures, or enlarge the file system";
+        let wrong = format!(
+            "needs {need} bytes of shared memory in {RING_DIR} for all rings and previews, {have} are free"
+        );
+        let remedy =
+            "give cameras fewer slots or smaller pictures, switch previews off, or enlarge the file system";
         problems.push(config.problem("camera", &wrong, remedy));
     }
 }

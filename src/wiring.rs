@@ -11,9 +11,11 @@ use youquanti_actors::capture::file::{FileOptions, FileSource};
 use youquanti_actors::capture::scene::{Arrangement, SceneOptions, SceneSource};
 use youquanti_actors::capture::v4l2::{ControlValue, Setting, Usual, V4l2Options, V4l2Source};
 use youquanti_actors::capture::{CaptureDevice, Pace};
+use youquanti_actors::discovery;
 use youquanti_actors::lsl::{LslPlan, MarkerQuery};
 use youquanti_actors::pipeline::{BoxedPipeline, BuildError, BuildPipeline, PipelinePlan};
 use youquanti_actors::plane::{CameraPlan, DataPlane, OpenDevice};
+use youquanti_actors::preview::PreviewPlan;
 use youquanti_actors::recorder::{OnFailure, RecordingPlan, RecordingRequest};
 use youquanti_actors::session::SessionPlan;
 use youquanti_actors::session_file::{Compression, SessionOptions};
@@ -23,7 +25,7 @@ use youquanti_actors::video::{Codec, VideoPlan, find_encoder};
 use youquanti_config as config;
 use youquanti_config::{AutoOr, Config, SourceConfig};
 use youquanti_gpu as gpu;
-use youquanti_models::{CameraId, Clock, TrackIds, TrackerOptions};
+use youquanti_models::{CameraId, Clock, PixelFormat, TrackIds, TrackerOptions};
 
 #[cfg(not(feature = "cuda"))]
 use crate::backend::Gpu;
@@ -64,6 +66,8 @@ pub(crate) fn plan(
         record_from_start: config.recording.enabled.then(RecordingRequest::default),
         lsl: config.lsl.enabled.then(|| lsl(config)),
         synchrony: config.synchrony.enabled.then(|| synchrony(config)),
+        preview: config.preview.enabled.then(|| preview(config)),
+        discovery_dir: Some(discovery::default_folder()),
         restarts: RestartPolicy {
             max_restarts: config.supervision.restarts_per_minute.get() as usize,
             window: Duration::from_secs(60),
@@ -98,6 +102,25 @@ fn lsl(config: &Config) -> LslPlan {
         participant_names: participant_names(config),
         synchrony: config.synchrony.enabled.then(|| synchrony(config)),
         markers: lsl.markers.iter().flatten().map(query).collect(),
+    }
+}
+
+/// How live pictures are made.
+pub(crate) fn preview(config: &Config) -> PreviewPlan {
+    PreviewPlan {
+        width: config.preview.width.get(),
+        height: config.preview.height.get(),
+        format: match config.preview.format {
+            config::PreviewFormat::Bgr => PixelFormat::Bgr24,
+            config::PreviewFormat::Rgb => PixelFormat::Rgb24,
+        },
+        max_fps: config.preview.fps.get(),
+        slots: PreviewPlan::SLOTS,
+        max_faces: config.pipeline.max_faces.get() as usize,
+        draw: Arc::new(|| {
+            let mut previewer = gpu::cpu::preview::Previewer::default();
+            Box::new(move |picture, to, out| Ok(previewer.draw(picture, to, out)?))
+        }),
     }
 }
 

@@ -201,7 +201,7 @@ fn main() {
     writeln!(text, "\n| for each frame | ns | reads of the clock |\n| --- | --: | --: |").unwrap();
     for (what, nanos) in [
         ("flight recorder, a span", span_nanos),
-        ("ledger, a frame with its two tickets", ledger_nanos),
+        ("ledger, a frame with its three tickets", ledger_nanos),
         ("one read of the clock (the yardstick)", clock_nanos),
     ] {
         writeln!(text, "| {what} | {nanos:.1} | {:.2} |", nanos / clock_nanos).unwrap();

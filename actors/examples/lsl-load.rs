@@ -213,6 +213,8 @@ impl Options {
                 when_exhausted: WhenExhausted::Degrade,
             },
             pipeline_timeout: Duration::from_secs(10),
+            preview: None,
+            discovery_dir: None,
             ring_dir: dir,
             trace_dir: None,
             duration: None,

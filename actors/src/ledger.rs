@@ -20,11 +20,13 @@ pub enum Consumer {
     Index,
     /// The camera's video, while one is recorded.
     Video,
+    /// The live preview, where it is made: the newest analysed frame wins.
+    Preview,
 }
 
 impl Consumer {
     /// All consumers, in the order of the file.
-    pub const ALL: [Consumer; 3] = [Consumer::Pipeline, Consumer::Index, Consumer::Video];
+    pub const ALL: [Consumer; 4] = [Consumer::Pipeline, Consumer::Index, Consumer::Video, Consumer::Preview];
 
     /// Those that every captured frame is meant for.
     pub const ALWAYS: [Consumer; 2] = [Consumer::Pipeline, Consumer::Index];
@@ -35,6 +37,7 @@ impl Consumer {
             Consumer::Pipeline => "pipeline",
             Consumer::Index => "index",
             Consumer::Video => "video",
+            Consumer::Preview => "preview",
         }
     }
 }
@@ -59,11 +62,13 @@ pub enum DropReason {
     Crashed,
     /// The session ended before the consumer came for it.
     Unfinished,
+    /// The consumer takes fewer frames a second than the camera sends.
+    NotWanted,
 }
 
 impl DropReason {
     /// All reasons, in the order of the file.
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; 9] = [
         DropReason::NoSlot,
         DropReason::Replaced,
         DropReason::Full,
@@ -72,6 +77,7 @@ impl DropReason {
         DropReason::Failed,
         DropReason::Crashed,
         DropReason::Unfinished,
+        DropReason::NotWanted,
     ];
 
     /// Name in the session file, metrics and reports.
@@ -85,6 +91,7 @@ impl DropReason {
             DropReason::Failed => "failed",
             DropReason::Crashed => "crashed",
             DropReason::Unfinished => "unfinished",
+            DropReason::NotWanted => "not_wanted",
         }
     }
 }
@@ -307,7 +314,7 @@ mod tests {
         assert!(crashed.is_err());
         let snapshot = ledger.snapshot();
         assert_eq!(snapshot.imbalances(), []);
-        let [pipeline, index, _] = snapshot.cameras[0].consumers;
+        let [pipeline, index, ..] = snapshot.cameras[0].consumers;
         assert_eq!((pipeline.delivered, pipeline.dropped[DropReason::Crashed as usize]), (1, 1));
         assert_eq!((index.delivered, index.dropped_total()), (0, 2));
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use youquanti_frames::FrameHandle;
 use youquanti_models::{CameraId, Frame, FrameFaces, FrameMeta, ParticipantId, Picture, Timestamp, TrackId};
 
-use crate::ledger::Ticket;
+use crate::ledger::{DropReason, Ticket};
 use crate::participants::RosterUpdate;
 use crate::synchrony::SynchronyWindow;
 
@@ -22,6 +22,31 @@ pub struct Delivery {
     pub frame: FrameHandle,
     /// Counts what became of the frame.
     pub ticket: Ticket,
+    /// Of the preview, to which the frame goes on with its result, or without one once that is certain; none when it is
+    /// shown nowhere.
+    pub preview: Option<Ticket>,
+}
+
+/// A frame on its way to the preview, with what was found in exactly this frame. Dropping it frees the slot and settles
+/// the ticket.
+#[derive(Debug)]
+pub struct Preview {
+    /// Pixels in the camera's own format and stride.
+    pub frame: FrameHandle,
+    /// What was found, and whose faces they are; none when it is certain that there will be no result.
+    pub result: Option<FacesNamed>,
+    /// Counts what became of the frame.
+    pub ticket: Ticket,
+}
+
+impl Delivery {
+    /// No consumer will have a result for it.
+    pub fn dropped(self, reason: DropReason) {
+        self.ticket.dropped(reason);
+        if let Some(preview) = self.preview {
+            preview.dropped(reason);
+        }
+    }
 }
 
 impl Frame for Delivery {
@@ -49,7 +74,7 @@ pub struct IndexEntry {
 pub struct FacesFound(pub Arc<FrameFaces>);
 
 /// Faces with their participants. Sent once for each processed frame, in the camera's order.
-#[derive(Clone, Message)]
+#[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct FacesNamed {
     /// The pipeline's result.
@@ -238,6 +263,8 @@ pub enum ChildId {
     Video(CameraId),
     /// Streams over LSL.
     Lsl,
+    /// Live pictures in shared memory.
+    Preview,
 }
 
 impl fmt::Display for ChildId {
@@ -250,6 +277,7 @@ impl fmt::Display for ChildId {
             ChildId::Recorder => f.write_str("recorder"),
             ChildId::Video(id) => write!(f, "video {id}"),
             ChildId::Lsl => f.write_str("lsl"),
+            ChildId::Preview => f.write_str("preview"),
         }
     }
 }

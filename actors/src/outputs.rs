@@ -14,6 +14,7 @@ use crate::child::Port;
 use crate::live::Live;
 use crate::lsl::LslActor;
 use crate::messages::{CameraGap, Event, FacesNamed, SynchronyFound};
+use crate::plane::DataPlane;
 use crate::recorder::RecorderActor;
 use crate::stats::StreamCounts;
 use crate::synchrony::SynchronyActor;
@@ -31,13 +32,18 @@ pub struct Outputs {
     pub stream_counts: Arc<StreamCounts>,
     /// How alike the participants' faces move, if that is asked for.
     pub synchrony: Port<SynchronyActor>,
+    /// Where the frames are that the preview shows with what was found in them.
+    pub plane: Option<Arc<DataPlane>>,
 }
 
 impl Outputs {
     /// Hands one frame's named faces to everybody, in turn. The recorder and synchrony are waited for; what the streams cannot take
-    /// is counted.
+    /// is counted, and in the preview a newer one takes the place of what it has not shown.
     pub async fn faces(self, faces: FacesNamed) {
         self.live.result(&faces);
+        if let Some(plane) = &self.plane {
+            plane.camera(faces.faces.meta.camera).named(&faces);
+        }
         if let Some(lsl) = self.lsl.get()
             && lsl.try_send(faces.clone()).is_err()
         {

@@ -294,7 +294,10 @@ impl Work {
             let was_taken = ready!(handover.taken.as_mut().poll(cx));
             match self.handover.take() {
                 Some(handover) if was_taken => handover.delivery.ticket.delivered(),
-                Some(handover) => handover.delivery.ticket.dropped(DropReason::Failed),
+                Some(handover) => {
+                    plane.camera(handover.delivery.meta().camera).never_named();
+                    handover.delivery.ticket.dropped(DropReason::Failed);
+                }
                 None => {}
             }
         }
@@ -311,23 +314,24 @@ impl Work {
         let Some(Inside { input, submitted_at }) = self.inside.pop_front() else { return Poll::Pending };
         self.inputs[input].inside -= 1;
         let mut faces = FrameFaces::with_capacity(self.max_faces);
-        let Some((delivery, outcome)) = self.pipeline.collect(&mut faces) else { return Poll::Pending };
+        let Some((mut delivery, outcome)) = self.pipeline.collect(&mut faces) else { return Poll::Pending };
         fault::point("pipeline:collected");
         match outcome {
             Ok(()) => {
                 faces.stamps.submitted = submitted_at;
                 faces.stamps.published = plane.clock.now();
                 note(plane, &faces);
+                plane.camera(faces.meta.camera).found_in(&mut delivery);
                 self.handover = Some(Handover { taken: hand_over(faces, participants.clone()), delivery });
                 Poll::Ready(Ok(()))
             }
             Err(error @ PipelineError::Picture { .. }) => {
                 debug!(%error, "frame dropped");
-                delivery.ticket.dropped(DropReason::Undecodable);
+                delivery.dropped(DropReason::Undecodable);
                 Poll::Ready(Ok(()))
             }
             Err(error) => {
-                delivery.ticket.dropped(DropReason::Failed);
+                delivery.dropped(DropReason::Failed);
                 Poll::Ready(Err(error))
             }
         }
@@ -545,7 +549,8 @@ mod tests {
                 flags: FrameFlags::default(),
             };
             let slot: SlotMut = self.ring.try_acquire().unwrap();
-            line.frames.send(Delivery { frame: slot.freeze(meta, LAYOUT.max_bytes()), ticket });
+            let frame = slot.freeze(meta, LAYOUT.max_bytes());
+            line.send(Delivery { frame, ticket, preview: None });
         }
 
         fn step(&mut self, is_draining: bool) -> Poll<Result<(), PipelineError>> {

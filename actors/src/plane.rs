@@ -1,24 +1,27 @@
 //! The data plane: what outlives every actor of a session.
 //!
-//! Owns the frame mailboxes, each camera's ring and counters, the ledger, the live figures and the
+//! Owns the frame mailboxes, each camera's rings and counters, the ledger, the live figures and the
 //! flight recorder. Actors come and go; what is queued here waits for the next life.
 //! Never starts anything and never decides anything.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
-use youquanti_frames::{Counted, FrameRing, Latest, MailboxStream, RingError, RingOptions};
+use tokio::sync::watch;
+use youquanti_frames::{Counted, FrameHandle, FrameRing, Latest, MailboxStream, RingError, RingOptions};
 use youquanti_models::{
-    BackendInfo, CameraId, CameraName, Clock, FrameMeta, PictureLayout, PixelFormat, Timestamp,
+    BackendInfo, CameraId, CameraName, Clock, Frame, FrameMeta, PictureLayout, PixelFormat, Timestamp,
 };
 
 use crate::calibration::{KnownOffset, StampOffset};
 use crate::capture::{CaptureDevice, CaptureError, DeviceInfo};
+use crate::discovery::Discovery;
 use crate::flight::FlightRecorder;
 use crate::ledger::{DropReason, Ledger};
-use crate::messages::{Delivery, IndexEntry};
+use crate::messages::{Delivery, FacesNamed, IndexEntry, Preview};
+use crate::preview::PreviewPlan;
 use crate::session_file::FlushReport;
 use crate::stats::{SessionStats, StreamCounts};
 use crate::verdict::Findings;
@@ -60,20 +63,14 @@ pub enum FrameMailbox {
 }
 
 impl FrameMailbox {
-    /// Puts a frame in; a frame that it displaces is counted.
-    pub fn send(&self, delivery: Delivery) {
-        match self {
-            FrameMailbox::Latest(mailbox) => {
-                if let Some(displaced) = mailbox.send(delivery) {
-                    displaced.ticket.dropped(DropReason::Replaced);
-                }
-            }
-            FrameMailbox::Lossless(mailbox) => {
-                if let Err(refused) = mailbox.send(delivery) {
-                    refused.ticket.dropped(DropReason::Full);
-                }
-            }
-        }
+    /// Puts a frame in; a frame that it displaces is counted, and what the preview is to have of it comes back.
+    fn send(&self, delivery: Delivery) -> Option<Preview> {
+        let (lost, reason) = match self {
+            FrameMailbox::Latest(mailbox) => (mailbox.send(delivery)?, DropReason::Replaced),
+            FrameMailbox::Lossless(mailbox) => (mailbox.send(delivery).err()?, DropReason::Full),
+        };
+        lost.ticket.dropped(reason);
+        Some(Preview { frame: lost.frame, result: None, ticket: lost.preview? })
     }
 
     /// The consumer's end. A restarted consumer takes over what waits here.
@@ -114,8 +111,16 @@ pub struct OpenedCamera {
 pub struct CameraLine {
     /// What the camera is made from.
     pub plan: CameraPlan,
-    /// To the pipeline.
+    /// To the pipeline. Filled by [`send`](Self::send).
     pub frames: FrameMailbox,
+    /// Frames that have a result, until it is known whose faces they are.
+    analysed: Latest<Preview>,
+    /// To the preview.
+    pub previews: Latest<Preview>,
+    /// The newest preview: a small picture with the results of exactly that frame, see
+    /// [`FrameHandle::results`]. Whoever shows it holds a handle and waits with [`watch::Receiver::changed`]; a handle that
+    /// is held for long is one slot less of the preview's few.
+    pub shown: watch::Sender<Option<FrameHandle>>,
     /// To the recorder's index.
     pub index: Counted<IndexEntry>,
     /// To its video, and from there to the recorder.
@@ -136,6 +141,7 @@ pub struct CameraLine {
     pub lives: AtomicU32,
     opened: Mutex<Option<OpenedCamera>>,
     ring: Mutex<RingPlace>,
+    preview_ring: Mutex<RingPlace>,
     backend: Mutex<Option<BackendInfo>>,
 }
 
@@ -143,6 +149,26 @@ pub struct CameraLine {
 struct RingPlace {
     ring: Option<FrameRing>,
     made: u32,
+}
+
+impl RingPlace {
+    /// The ring that it has, if it is for pictures of this layout, else a new one, and the old one gives out no more
+    /// slots. A name is used once: readers tell by it whether they have the right one. Whether it is new.
+    fn ring_for(&mut self, mut options: RingOptions) -> Result<(FrameRing, bool), RingError> {
+        if let Some(ring) = &self.ring {
+            if ring.layout() == options.layout {
+                return Ok((ring.clone(), false));
+            }
+            ring.retire();
+        }
+        if self.made > 0 {
+            options.name = format!("{}.{}", options.name, self.made);
+        }
+        let ring = FrameRing::create(&options)?;
+        self.made += 1;
+        self.ring = Some(ring.clone());
+        Ok((ring, true))
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -161,6 +187,9 @@ impl CameraLine {
             plan,
             frames,
             video,
+            analysed: Latest::new(),
+            previews: Latest::new(),
+            shown: watch::Sender::new(None),
             index: Counted::new(INDEX_CAPACITY),
             stream_facts: Counted::new(INDEX_CAPACITY),
             next_seq: AtomicU64::new(0),
@@ -171,8 +200,58 @@ impl CameraLine {
             lives: AtomicU32::new(0),
             opened: Mutex::new(None),
             ring: Mutex::new(RingPlace::default()),
+            preview_ring: Mutex::new(RingPlace::default()),
             backend: Mutex::new(None),
         }
+    }
+
+    /// Hands a frame to the pipeline. One that is displaced by it will have no result, which the preview is told.
+    pub fn send(&self, delivery: Delivery) {
+        if let Some(unanalysed) = self.frames.send(delivery) {
+            self.show(unanalysed);
+        }
+    }
+
+    /// Notes that the pipeline has a result for a frame, which the preview waits for: [`named`](Self::named) follows.
+    pub fn found_in(&self, delivery: &mut Delivery) {
+        let Some(ticket) = delivery.preview.take() else { return };
+        let analysed = Preview { frame: delivery.frame.clone(), result: None, ticket };
+        if let Some(unnamed) = self.analysed.send(analysed) {
+            unnamed.ticket.dropped(DropReason::Replaced);
+        }
+    }
+
+    /// Hands a frame to the preview with what was found in it, if anybody wants it shown.
+    pub fn named(&self, faces: &FacesNamed) {
+        while let Some(analysed) = self.analysed.try_recv() {
+            if analysed.frame.meta().seq == faces.faces.meta.seq {
+                return self.show(Preview { result: Some(faces.clone()), ..analysed });
+            }
+            analysed.ticket.dropped(DropReason::Replaced);
+        }
+    }
+
+    /// Notes that it will never be known whose faces those of the last result are.
+    pub fn never_named(&self) {
+        while let Some(analysed) = self.analysed.try_recv() {
+            analysed.ticket.dropped(DropReason::Failed);
+        }
+    }
+
+    fn show(&self, preview: Preview) {
+        if let Some(displaced) = self.previews.send(preview) {
+            displaced.ticket.dropped(DropReason::Replaced);
+        }
+    }
+
+    /// The newest preview from now on, for viewers in this process.
+    pub fn watch_preview(&self) -> watch::Receiver<Option<FrameHandle>> {
+        self.shown.subscribe()
+    }
+
+    /// Segments that other processes may map now: of the camera's own frames, and of its previews.
+    pub fn segments(&self) -> [Option<PathBuf>; 2] {
+        [&self.ring, &self.preview_ring].map(|place| Some(lock(place).ring.as_ref()?.path()?.to_owned()))
     }
 
     /// What the camera was when it was last opened.
@@ -231,6 +310,8 @@ pub struct DataPlane {
     started_at: AtomicU64,
     session_name: String,
     ring_dir: PathBuf,
+    preview: OnceLock<PreviewPlan>,
+    discovery: OnceLock<Discovery>,
     recording: Mutex<RecordingPlace>,
 }
 
@@ -279,8 +360,36 @@ impl DataPlane {
             started_at: AtomicU64::new(0),
             session_name,
             ring_dir,
+            preview: OnceLock::new(),
+            discovery: OnceLock::new(),
             recording: Mutex::default(),
         })
+    }
+
+    /// Has previews made of this session's frames. Called once, before any camera runs.
+    pub fn with_preview(&self, plan: PreviewPlan) {
+        self.preview.get_or_init(|| plan);
+    }
+
+    /// How previews are made; none: they are not.
+    pub fn preview(&self) -> Option<&PreviewPlan> {
+        self.preview.get()
+    }
+
+    /// Has the segments of this session written to a file that other programs find. Called once, before any camera runs.
+    pub fn with_discovery(&self, discovery: Discovery) {
+        self.discovery.get_or_init(|| discovery);
+    }
+
+    fn announce(&self) {
+        if let Some(discovery) = self.discovery.get() {
+            discovery.announce(self);
+        }
+    }
+
+    /// What the session is called in the names of its segments.
+    pub fn session_name(&self) -> &str {
+        &self.session_name
     }
 
     /// The file that is being written.
@@ -332,27 +441,44 @@ impl DataPlane {
     /// When no segment can be made.
     pub fn ring_for(&self, id: CameraId, opened: OpenedCamera) -> Result<FrameRing, RingError> {
         let line = self.camera(id);
-        let mut place = lock(&line.ring);
-        if let Some(ring) = &place.ring {
-            if ring.layout() == opened.layout {
-                *lock(&line.opened) = Some(opened);
-                return Ok(ring.clone());
-            }
-            ring.retire();
-        }
-        let mut name = format!("{}.{}", self.session_name, line.plan.name);
-        if place.made > 0 {
-            name = format!("{name}.{}", place.made);
-        }
-        let ring = FrameRing::create(&RingOptions {
+        let options = RingOptions {
             dir: self.ring_dir.clone(),
-            name,
             slots: line.plan.slots,
-            layout: opened.layout,
-        })?;
-        place.made += 1;
-        place.ring = Some(ring.clone());
+            ..RingOptions::new(format!("{}.{}", self.session_name, line.plan.name), opened.layout)
+        };
+        let (ring, is_new) = lock(&line.ring).ring_for(options)?;
         *lock(&line.opened) = Some(opened);
+        if is_new {
+            self.announce();
+        }
+        Ok(ring)
+    }
+
+    /// The ring for a camera's previews of this layout, likewise, with room for results.
+    ///
+    /// # Errors
+    /// When no segment can be made.
+    pub fn preview_ring_for(
+        &self,
+        id: CameraId,
+        layout: PictureLayout,
+        plan: &PreviewPlan,
+    ) -> Result<FrameRing, RingError> {
+        let line = self.camera(id);
+        let mut place = lock(&line.preview_ring);
+        if let Some(ring) = place.ring.as_ref().filter(|ring| ring.layout() == layout) {
+            return Ok(ring.clone());
+        }
+        let name = format!("{}.{}.preview", self.session_name, line.plan.name);
+        let options = RingOptions {
+            dir: self.ring_dir.clone(),
+            slots: plan.slots,
+            result_faces: Some(plan.max_faces),
+            ..RingOptions::new(name, layout)
+        };
+        let (ring, _) = place.ring_for(options)?;
+        drop(place);
+        self.announce();
         Ok(ring)
     }
 
@@ -371,11 +497,16 @@ impl DataPlane {
         Some(first)
     }
 
-    /// Settles frames that no pipeline came for. Called when cameras and pipelines are at rest.
+    /// Settles frames that no pipeline or preview came for. Called when cameras, pipelines and preview are at rest.
     pub fn settle_frames(&self) {
         for line in &self.cameras {
             while let Some(rest) = line.frames.try_recv() {
-                rest.ticket.dropped(DropReason::Unfinished);
+                rest.dropped(DropReason::Unfinished);
+            }
+            for mailbox in [&line.analysed, &line.previews] {
+                while let Some(rest) = mailbox.try_recv() {
+                    rest.ticket.dropped(DropReason::Unfinished);
+                }
             }
         }
     }
@@ -417,7 +548,22 @@ impl DataPlane {
     /// Called at the end: an abandoned thread gets no more slots.
     pub fn retire_rings(&self) {
         for line in &self.cameras {
-            if let Some(ring) = &lock(&line.ring).ring {
+            line.shown.send_replace(None);
+            for place in [&line.ring, &line.preview_ring] {
+                if let Some(ring) = &lock(place).ring {
+                    ring.retire();
+                }
+            }
+        }
+        if let Some(discovery) = self.discovery.get() {
+            discovery.withdraw();
+        }
+    }
+
+    /// The preview rings of a thread that hangs are nobody's: its next life makes its own.
+    pub fn retire_preview_rings(&self) {
+        for line in &self.cameras {
+            if let Some(ring) = lock(&line.preview_ring).ring.take() {
                 ring.retire();
             }
         }

@@ -24,6 +24,7 @@ use youquanti_models::{BackendInfo, CameraId, CameraName, Clock, ParticipantId, 
 use crate::camera::{BarrierOpened, CameraActor};
 use crate::child::{Port, start_on_thread, tell};
 use crate::control::{Board, CameraState, Control, Person, Phase};
+use crate::discovery::Discovery;
 use crate::fault;
 use crate::flight::Stage;
 use crate::ledger::{CameraSnapshot, Consumer, Imbalance, LedgerSnapshot};
@@ -34,6 +35,7 @@ use crate::outputs::Outputs;
 use crate::participants::{ParticipantsActor, Roster};
 use crate::pipeline::{PipelineActor, PipelinePlan};
 use crate::plane::{CameraPlan, DataPlane};
+use crate::preview::{PreviewActor, PreviewPlan};
 use crate::recorder::{
     BeginRecording, EndRecording, RecorderActor, RecordingFailed, RecordingPlan, RecordingRequest,
     RecordingStarted,
@@ -77,6 +79,9 @@ const WATCH_VIDEO: WatchPolicy = WatchPolicy { when_hung: WhenHung::Suspend, ..W
 /// Longer than an encoder may stand still, so that it is the video that says so.
 const VIDEO_PATIENCE: Duration = Duration::from_secs(15);
 
+/// A session loses nothing else with its previews.
+const WATCH_PREVIEW: WatchPolicy = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
+
 /// How often it is looked whether every camera has sent its first frame, and for how long.
 const FIRST_FRAMES_LOOK: Duration = Duration::from_millis(20);
 const FIRST_FRAMES_WITHIN: Duration = Duration::from_secs(10);
@@ -114,6 +119,10 @@ pub struct SessionPlan {
     pub record_from_start: Option<RecordingRequest>,
     /// What is streamed over LSL; nothing without it.
     pub lsl: Option<LslPlan>,
+    /// How live pictures are made; none without it.
+    pub preview: Option<PreviewPlan>,
+    /// Folder in which other programs find this session's shared memory; not announced without it.
+    pub discovery_dir: Option<PathBuf>,
     /// How cameras and pipelines are restarted.
     pub restarts: RestartPolicy,
     /// How long a pipeline may work on a frame before its thread counts as hung.
@@ -348,13 +357,18 @@ struct Cast {
 
 impl Cast {
     /// A supervisor and empty ports for a session that is about to start.
-    fn new(plane: &DataPlane, listener: Recipient<ChildChanged>, live: Live) -> Self {
+    fn new(plane: &Arc<DataPlane>, listener: Recipient<ChildChanged>, live: Live) -> Self {
         Self {
             supervisor: SupervisorActor::new(Arc::clone(&plane.clock), listener).start(),
             cameras: plane.cameras.iter().map(|_| Port::new()).collect(),
             videos: plane.cameras.iter().map(|_| Port::new()).collect(),
             participants: Port::new(),
-            outputs: Outputs { live, stream_counts: Arc::clone(&plane.stream_counts), ..Outputs::default() },
+            outputs: Outputs {
+                live,
+                stream_counts: Arc::clone(&plane.stream_counts),
+                plane: Some(Arc::clone(plane)),
+                ..Outputs::default()
+            },
             streams: Streams::default(),
         }
     }
@@ -493,6 +507,16 @@ impl Cast {
         ChildSpec { id: ChildId::Lsl, policy: plan.restarts, watch, factory }
     }
 
+    fn preview_spec(plan: &SessionPlan, plane: &Arc<DataPlane>, preview: &PreviewPlan) -> ChildSpec {
+        let (plane, preview) = (Arc::clone(plane), preview.clone());
+        let factory: Factory = Box::new(move |lifeline| {
+            let (plane, preview) = (Arc::clone(&plane), preview.clone());
+            let make = move |lifeline| PreviewActor::new(plane, preview, lifeline);
+            start_on_thread("yq-preview", lifeline, make).map(|(life, _)| life)
+        });
+        ChildSpec { id: ChildId::Preview, policy: plan.restarts, watch: WATCH_PREVIEW, factory }
+    }
+
     async fn start_child(&self, spec: ChildSpec) -> Result<(), String> {
         self.supervisor.send(StartChild(spec)).await.unwrap_or_else(|gone| Err(gone.to_string()))
     }
@@ -556,6 +580,11 @@ impl Cast {
         self.start_child(self.participants_spec(plan, plane.cameras.len(), session.recipient()))
             .await
             .map_err(|cause| StartError::Internal { cause })?;
+        if let Some(preview) = &plan.preview {
+            self.start_child(Self::preview_spec(plan, plane, preview))
+                .await
+                .map_err(|cause| StartError::Internal { cause })?;
+        }
         let started_at = plane.open_barrier();
         for camera in self.cameras.iter().filter_map(Port::get) {
             // A camera that has just crashed finds the barrier open in its next life.
@@ -592,7 +621,9 @@ impl Cast {
         let mut troubles = Vec::new();
         let lsl = plan.lsl.iter().map(|_| ChildId::Lsl).collect();
         let synchrony = plan.synchrony.iter().map(|_| ChildId::Synchrony).collect();
-        for children in [cameras, pipelines, vec![ChildId::Participants], synchrony, lsl] {
+        for children in
+            [cameras, pipelines, vec![ChildId::Participants], synchrony, lsl, vec![ChildId::Preview]]
+        {
             let children: Vec<ChildId> = children;
             let patience = |id| match id {
                 ChildId::Pipeline(_) => PATIENCE.max(plan.pipeline_timeout),
@@ -619,6 +650,7 @@ impl Cast {
         if self.abandoned().await > 0 {
             plane.ledger.give_up(Consumer::Pipeline);
             plane.ledger.give_up(Consumer::Video);
+            plane.ledger.give_up(Consumer::Preview);
         }
         troubles
     }
@@ -1321,6 +1353,18 @@ impl SessionHandle {
         let spans = plan.cameras.len() * FLIGHT_SECONDS * FLIGHT_FPS * Stage::PER_FRAME;
         let (name, ring_dir) = (plan.name.clone(), plan.ring_dir.clone());
         let plane = DataPlane::new(clock, name, ring_dir, plan.cameras.clone(), spans);
+        if let Some(preview) = &plan.preview {
+            plane.with_preview(preview.clone());
+        }
+        if let Some(folder) = &plan.discovery_dir {
+            match Discovery::new(folder, &plan.name, plane.clock.now(), plane.clock.utc()) {
+                Ok(discovery) => plane.with_discovery(discovery),
+                Err(error) => {
+                    let folder = folder.display();
+                    warn!(%folder, %error, "other programs cannot find this session's shared memory");
+                }
+            }
+        }
         let (report_to, report) = sync_channel(1);
         let (started_to, started) = sync_channel(1);
         let actor_plane = Arc::clone(&plane);

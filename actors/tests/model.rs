@@ -378,7 +378,7 @@ impl System {
         if flags.contains(FrameFlags::DAMAGED) {
             drop_now(to_pipeline, DropReason::Damaged);
         } else if let Some(slot) = camera.slot.take() {
-            line.frames.send(Delivery { frame: slot.freeze(meta, 256), ticket: to_pipeline });
+            line.send(Delivery { frame: slot.freeze(meta, 256), ticket: to_pipeline, preview: None });
             camera.queued.push_back(index);
             if !self.lossless && camera.queued.len() > 1 {
                 let displaced = camera.queued.pop_front().unwrap();

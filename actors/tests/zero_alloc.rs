@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use session_stub::*;
 use youquanti_actors::capture::Pace;
 use youquanti_actors::flight::{FlightRecorder, Span, Stage};
-use youquanti_actors::ledger::{DropReason, Ledger};
+use youquanti_actors::ledger::{Consumer, DropReason, Ledger};
 use youquanti_models::{CameraId, Timestamp};
 
 const THREADS: usize = 256;
@@ -126,8 +126,9 @@ fn ledger_and_flight_recorder_allocate_nothing() {
 const WARM_UP: u64 = 2_000;
 const FRAMES: u64 = 5_000;
 
-/// Allocations of a camera's and of the pipeline's thread for `FRAMES` frames after the warm-up.
-fn per_session(pace: Pace) -> (u64, u64, u64) {
+/// Allocations of a camera's, the pipeline's and the preview's thread for `FRAMES` frames after the warm-up; results and
+/// previews of these.
+fn per_session(pace: Pace) -> ([u64; 3], u64, u64) {
     let _serial = serially();
     let source = if pace == Pace::Real {
         let s = Source::live();
@@ -140,28 +141,30 @@ fn per_session(pace: Pace) -> (u64, u64, u64) {
     let session = setup.start();
     source.frames(WARM_UP);
     settled(&session, 0, WARM_UP);
-    let counts = || (allocations_of("yq-cam-cam0"), allocations_of("yq-pipeline-0"));
+    let counts = || ["yq-cam-cam0", "yq-pipeline-0", "yq-preview"].map(allocations_of);
+    let previews = || camera(&session, 0).consumers[Consumer::Preview as usize].delivered;
     let results = || session.plane().stats[0].results.load(Ordering::Relaxed);
-    let (before, results_before) = (counts(), results());
+    let (before, results_before, previews_before) = (counts(), results(), previews());
     source.frames(FRAMES);
     settled(&session, 0, WARM_UP + FRAMES);
-    let (after, results_after) = (counts(), results());
+    let (after, results_after, previews_after) = (counts(), results(), previews());
     setup.finish(session);
-    (after.0 - before.0, after.1 - before.1, results_after - results_before)
+    let spent = [0, 1, 2].map(|thread| after[thread] - before[thread]);
+    (spent, results_after - results_before, previews_after - previews_before)
 }
 
 #[test]
-fn a_live_camera_allocates_nothing_for_a_frame() {
-    let (camera, _, results) = per_session(Pace::Real);
-    assert!(results > 0);
-    assert_eq!(camera, 0, "in {FRAMES} frames, {results} of them processed");
+fn a_live_camera_and_its_preview_allocate_nothing_for_a_frame() {
+    let ([camera, _, preview], results, previews) = per_session(Pace::Real);
+    assert!(results > 0 && previews > 0);
+    assert_eq!((camera, preview), (0, 0), "in {FRAMES} frames, {results} of them processed");
 }
 
 #[test]
 fn a_lossless_camera_allocates_nothing_for_a_frame_and_the_pipeline_only_its_result() {
-    let (camera, pipeline, results) = per_session(Pace::Lossless);
+    let ([camera, pipeline, preview], results, _) = per_session(Pace::Lossless);
     assert_eq!(results, FRAMES, "every frame was processed");
-    assert_eq!(camera, 0, "in {FRAMES} frames");
+    assert_eq!((camera, preview), (0, 0), "in {FRAMES} frames");
     // Faces, `Arc`, future, envelope, the reply's channel: the same for every result.
     println!("{:.3} allocations a result", pipeline as f64 / results as f64);
     assert!(pipeline >= 2 * results && pipeline <= ALLOCATIONS_OF_A_RESULT * results, "{pipeline}");

@@ -56,6 +56,16 @@ choice! {
 }
 
 choice! {
+    /// Order of a preview's colours.
+    PreviewFormat {
+        /// Blue, green, red: as OpenCV has it.
+        Bgr = "BGR24",
+        /// Red, green, blue.
+        Rgb = "RGB24",
+    }
+}
+
+choice! {
     /// When a source that is no device gives its next frame.
     Pace {
         /// At its frame rate, as a camera would; slow consumers lose frames.

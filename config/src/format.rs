@@ -15,7 +15,7 @@ use youquanti_models::{CameraName, PixelFormat};
 
 use crate::choices::{
     Backend, Compression, Detector, Layout, LogFormat, LogLevel, LslProfile, OnFatal, OnRecordingFailure,
-    Pace, PowerLine, Precision, VideoCodec,
+    Pace, PowerLine, Precision, PreviewFormat, VideoCodec,
 };
 use crate::problem::{ConfigErrors, Position, Problem, Source, What};
 use crate::rules;
@@ -47,6 +47,8 @@ table! {
         recording: RecordingConfig = {},
         /// What is sent and received over Lab Streaming Layer (LSL).
         lsl: LslConfig = {},
+        /// Live pictures in shared memory, for windows and browsers.
+        preview: PreviewConfig = {},
         /// What happens when a part fails.
         supervision: SupervisionConfig = {},
         /// The port for programs and browsers: control, live results, figures for Prometheus.
@@ -371,6 +373,22 @@ impl Value for Vec<MarkersConfig> {
 }
 
 table! {
+    /// Live pictures in shared memory, for windows and browsers.
+    pub struct PreviewConfig {
+        /// Whether they are made.
+        enabled: bool = true,
+        /// Most pixels across. The picture keeps its proportions and is never enlarged.
+        width: Int<16, 16384> = 960,
+        /// Most pixels down.
+        height: Int<16, 16384> = 540,
+        /// Order of the colours.
+        format: PreviewFormat = "BGR24",
+        /// Most pictures a second, of each camera.
+        fps: FrameRate = 30,
+    }
+}
+
+table! {
     /// What happens when a part of the session fails.
     pub struct SupervisionConfig {
         /// Restarts of one part within a minute before it is given up.
@@ -552,6 +570,8 @@ pub struct Config {
     pub lsl: LslConfig,
     /// What happens when a part fails.
     pub supervision: SupervisionConfig,
+    /// Live pictures in shared memory.
+    pub preview: PreviewConfig,
     /// What is logged.
     pub log: LogConfig,
     /// The port for programs and browsers.
@@ -596,6 +616,7 @@ impl Config {
             recording: tables.recording,
             lsl: tables.lsl,
             supervision: tables.supervision,
+            preview: tables.preview,
             log: tables.log,
             server: tables.server,
             labrecorder: tables.labrecorder,

@@ -18,12 +18,13 @@ mod values;
 
 pub use choices::{
     Backend, Compression, Detector, Layout, LogFormat, LogLevel, LslProfile, OnFatal, OnRecordingFailure,
-    Pace, PowerLine, Precision, VideoCodec,
+    Pace, PowerLine, Precision, PreviewFormat, VideoCodec,
 };
 pub use format::{
     CameraConfig, Config, ControlsConfig, FileSource, GpuConfig, LabRecorderConfig, LogConfig, LslConfig,
-    MarkersConfig, ParticipantsConfig, PipelineConfig, RecordingConfig, SceneSource, ServerConfig,
-    SessionConfig, SourceConfig, SupervisionConfig, SynchronyConfig, UsualControls, V4l2Source, VideoConfig,
+    MarkersConfig, ParticipantsConfig, PipelineConfig, PreviewConfig, RecordingConfig, SceneSource,
+    ServerConfig, SessionConfig, SourceConfig, SupervisionConfig, SynchronyConfig, UsualControls, V4l2Source,
+    VideoConfig,
 };
 pub use problem::{ConfigErrors, Position, Problem};
 pub use schema::schema;

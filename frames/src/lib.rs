@@ -35,12 +35,13 @@
 mod generation;
 mod mailbox;
 mod region;
+pub mod results;
 mod ring;
 mod segment;
 mod slots;
 mod sync;
 
 pub use mailbox::{Counted, Latest, MailboxStream};
-pub use region::segment_bytes;
+pub use region::{segment_bytes, segment_bytes_with_results};
 pub use ring::{FrameHandle, FrameRing, RingMemory, RingOptions, SlotMut};
 pub use segment::{RingError, remove_stale};

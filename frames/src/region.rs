@@ -3,7 +3,7 @@
 //! Owns the bytes and the headers inside them, which readers in other processes see. Never decides who may
 //! touch a slot's pixels: its callers prove that by the slot state machine.
 //!
-//! # Layout, version 1
+//! # Layout, version 2
 //! All numbers are little-endian (the host's order; only such hosts are supported) and naturally aligned.
 //!
 //! Segment header, 128 bytes at offset 0:
@@ -11,12 +11,12 @@
 //! | offset | bytes | field |
 //! | --- | --- | --- |
 //! | 0 | 8 | magic, `YQFRAMES` in ASCII; written last, so a segment without it is not ready |
-//! | 8 | 4 | version of this layout, 1 |
+//! | 8 | 4 | version of this layout, 2 |
 //! | 12 | 4 | state: 1 live, 2 closed: no frame will follow, open the segment by its name again |
 //! | 16 | 4 | offset of the first slot header, 128 |
 //! | 20 | 4 | bytes from one slot header to the next, 64 |
 //! | 24 | 8 | offset of the first slot's pixels, a multiple of 4096 |
-//! | 32 | 8 | bytes from one slot's pixels to the next slot's, a multiple of 4096 |
+//! | 32 | 8 | bytes from one slot's pixels to the next slot's, and from results to results; a multiple of 4096 |
 //! | 40 | 8 | bytes that one frame may take |
 //! | 48 | 4 | slots, 2 to 64 |
 //! | 52 | 4 | width of the picture, pixels |
@@ -24,7 +24,10 @@
 //! | 60 | 4 | line stride, bytes; 0 for a compressed format |
 //! | 64 | 8 | format, ASCII padded with zeros: `YUYV`, `NV12`, `RGB24`, `BGR24`, `GREY` or `MJPG` |
 //! | 72 | 8 | frames published so far: changes with every new frame, cheap to poll |
-//! | 80 | 48 | zero |
+//! | 80 | 8 | offset of the first slot's results area, a multiple of 64; 0 without such areas |
+//! | 88 | 4 | bytes of a results area, laid out as `results` says; 0 without one |
+//! | 92 | 4 | faces that a results area has room for |
+//! | 96 | 32 | zero |
 //!
 //! Slot header, 64 bytes at 128 + 64 × slot:
 //!
@@ -55,13 +58,14 @@ use memmap2::MmapRaw;
 use youquanti_models::{FrameMeta, PictureLayout, PixelFormat};
 
 use crate::generation::{begin_write, end_write};
+use crate::results;
 use crate::segment::{RingError, Segment};
 
 #[cfg(target_endian = "big")]
 compile_error!("the segment's layout is little-endian");
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"YQFRAMES");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const STATE_LIVE: u32 = 1;
 const STATE_CLOSED: u32 = 2;
 const PAGE: usize = 4096;
@@ -85,7 +89,10 @@ struct SegmentHeader {
     line_stride: AtomicU32,
     format: AtomicU64,
     published: AtomicU64,
-    zero: [u64; 6],
+    results_offset: AtomicU64,
+    results_bytes: AtomicU32,
+    results_faces: AtomicU32,
+    zero: [u64; 4],
 }
 
 #[repr(C)]
@@ -106,6 +113,9 @@ const _: () = {
     assert!(size_of::<SegmentHeader>() == 128 && size_of::<SlotHeader>() == 64);
     assert!(offset_of!(SegmentHeader, pixels_offset) == 24 && offset_of!(SegmentHeader, slots) == 48);
     assert!(offset_of!(SegmentHeader, format) == 64 && offset_of!(SegmentHeader, published) == 72);
+    assert!(
+        offset_of!(SegmentHeader, results_offset) == 80 && offset_of!(SegmentHeader, results_faces) == 92
+    );
     assert!(offset_of!(SlotHeader, bytes_used) == 32 && offset_of!(SlotHeader, camera) == 46);
 };
 
@@ -115,12 +125,18 @@ pub(crate) struct Geometry {
     pub(crate) slots: usize,
     pub(crate) layout: PictureLayout,
     pub(crate) frame_bytes: usize,
+    /// Faces of a slot's results area; none: there is no such area.
+    result_faces: Option<usize>,
     pixels_offset: usize,
     pixels_stride: usize,
 }
 
 impl Geometry {
-    pub(crate) fn new(slots: usize, layout: PictureLayout) -> Result<Self, RingError> {
+    pub(crate) fn new(
+        slots: usize,
+        layout: PictureLayout,
+        result_faces: Option<usize>,
+    ) -> Result<Self, RingError> {
         if !SLOTS.contains(&slots) {
             return Err(RingError::Slots { slots });
         }
@@ -133,19 +149,32 @@ impl Geometry {
         if !(side_is_good(layout.width) && side_is_good(layout.height) && stride_is_good) {
             return Err(RingError::Layout { layout });
         }
-        Ok(Self::of(slots, layout))
+        Ok(Self::of(slots, layout, result_faces))
     }
 
-    fn of(slots: usize, layout: PictureLayout) -> Self {
+    fn of(slots: usize, layout: PictureLayout, result_faces: Option<usize>) -> Self {
         let frame_bytes = layout.max_bytes();
         let headers = size_of::<SegmentHeader>() + slots * size_of::<SlotHeader>();
-        Self {
+        let mut geometry = Self {
             slots,
             layout,
             frame_bytes,
+            result_faces,
             pixels_offset: headers.next_multiple_of(PAGE),
-            pixels_stride: frame_bytes.next_multiple_of(PAGE),
-        }
+            pixels_stride: 0,
+        };
+        let slot_bytes = geometry.results_in_slot() + geometry.results_bytes();
+        geometry.pixels_stride = slot_bytes.next_multiple_of(PAGE);
+        geometry
+    }
+
+    /// Where a slot's results begin, counted from its pixels.
+    fn results_in_slot(&self) -> usize {
+        self.frame_bytes.next_multiple_of(64)
+    }
+
+    pub(crate) fn results_bytes(&self) -> usize {
+        self.result_faces.map_or(0, results::area_bytes)
     }
 
     /// Bytes of the whole region, a multiple of the page size.
@@ -157,7 +186,12 @@ impl Geometry {
 /// Bytes of shared memory that a ring of `slots` frames takes, so that all rings can be added up before any
 /// of them is made.
 pub fn segment_bytes(slots: usize, layout: &PictureLayout) -> u64 {
-    Geometry::of(slots, *layout).region_bytes() as u64
+    Geometry::of(slots, *layout, None).region_bytes() as u64
+}
+
+/// The same of a ring with results of so many faces in each slot.
+pub fn segment_bytes_with_results(slots: usize, layout: &PictureLayout, faces: usize) -> u64 {
+    Geometry::of(slots, *layout, Some(faces)).region_bytes() as u64
 }
 
 #[repr(C, align(4096))]
@@ -213,6 +247,8 @@ impl Region {
             (&header.width, layout.width),
             (&header.height, layout.height),
             (&header.line_stride, layout.stride),
+            (&header.results_bytes, geometry.results_bytes() as u32),
+            (&header.results_faces, geometry.result_faces.unwrap_or(0) as u32),
         ] {
             field.store(value, Ordering::Relaxed);
         }
@@ -221,6 +257,11 @@ impl Region {
             (&header.pixels_stride, geometry.pixels_stride as u64),
             (&header.frame_bytes, geometry.frame_bytes as u64),
             (&header.format, u64::from_le_bytes(format)),
+            (
+                &header.results_offset,
+                geometry.result_faces.map_or(0, |_| geometry.pixels_offset + geometry.results_in_slot())
+                    as u64,
+            ),
         ] {
             field.store(value, Ordering::Relaxed);
         }
@@ -275,33 +316,43 @@ impl Region {
         self.header().published.fetch_add(1, Ordering::Release);
     }
 
-    /// The slot's pixel area for reading.
+    /// The slot's pixel and results areas for reading.
     ///
     /// # Safety
-    /// While the slice lives, nobody calls [`Region::pixels_mut`] for this slot.
-    pub(crate) unsafe fn pixels(&self, slot: usize) -> &[u8] {
-        let start = self.pixels_start(slot);
-        // SAFETY: `frame_bytes` bytes from `start` are inside the region, initialised, and live as long as
+    /// While the slices live, nobody calls [`Region::areas_mut`] for this slot.
+    pub(crate) unsafe fn areas(&self, slot: usize) -> (&[u8], &[u8]) {
+        let (pixels, results) = self.areas_start(slot);
+        // SAFETY: `frame_bytes` bytes from `pixels` are inside the region, initialised, and live as long as
         // `self`; by this function's contract nobody writes them meanwhile.
-        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.geometry.frame_bytes) }
+        let pixels = unsafe { std::slice::from_raw_parts(pixels.as_ptr(), self.geometry.frame_bytes) };
+        // SAFETY: the same of `results_bytes` bytes from `results`.
+        let results = unsafe { std::slice::from_raw_parts(results.as_ptr(), self.geometry.results_bytes()) };
+        (pixels, results)
     }
 
-    /// The slot's pixel area for writing.
+    /// The slot's pixel and results areas for writing.
     ///
     /// # Safety
-    /// While the slice lives, no other slice of this slot exists in this process.
-    #[expect(clippy::mut_from_ref, reason = "interior mutability: the contract makes the slice unique")]
-    pub(crate) unsafe fn pixels_mut(&self, slot: usize) -> &mut [u8] {
-        let start = self.pixels_start(slot);
-        // SAFETY: `frame_bytes` bytes from `start` are inside the region, initialised, and live as long as
-        // `self`; by this function's contract the slice is the only one.
-        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.geometry.frame_bytes) }
+    /// While the slices live, no other slice of this slot exists in this process.
+    #[expect(clippy::mut_from_ref, reason = "interior mutability: the contract makes the slices unique")]
+    pub(crate) unsafe fn areas_mut(&self, slot: usize) -> (&mut [u8], &mut [u8]) {
+        let (pixels, results) = self.areas_start(slot);
+        // SAFETY: `frame_bytes` bytes from `pixels` are inside the region, initialised, and live as long as
+        // `self`; by this function's contract the slice is the only one of them.
+        let pixels = unsafe { std::slice::from_raw_parts_mut(pixels.as_ptr(), self.geometry.frame_bytes) };
+        // SAFETY: the same of `results_bytes` bytes from `results`, which begin behind the pixels.
+        let results =
+            unsafe { std::slice::from_raw_parts_mut(results.as_ptr(), self.geometry.results_bytes()) };
+        (pixels, results)
     }
 
-    fn pixels_start(&self, slot: usize) -> NonNull<u8> {
+    fn areas_start(&self, slot: usize) -> (NonNull<u8>, NonNull<u8>) {
         assert!(slot < self.geometry.slots);
         // SAFETY: the slot exists, so the offset is inside the region.
-        unsafe { self.base.add(self.geometry.pixels_offset + slot * self.geometry.pixels_stride) }
+        let pixels =
+            unsafe { self.base.add(self.geometry.pixels_offset + slot * self.geometry.pixels_stride) };
+        // SAFETY: a slot's stride covers its pixels, and its results, which may be none, behind them.
+        (pixels, unsafe { pixels.add(self.geometry.results_in_slot()) })
     }
 
     fn header(&self) -> &SegmentHeader {

@@ -27,8 +27,11 @@ pub struct RingOptions {
     pub name: String,
     /// Frames in flight at most, 2 to 64.
     pub slots: usize,
-    /// The camera's pictures.
+    /// The pictures.
     pub layout: PictureLayout,
+    /// Faces that each slot has room for behind its picture, as [`results`](crate::results) lays them out; none: a
+    /// slot holds a picture alone.
+    pub result_faces: Option<usize>,
 }
 
 impl RingOptions {
@@ -37,7 +40,13 @@ impl RingOptions {
 
     /// A ring of [`Self::DEFAULT_SLOTS`] slots in `/dev/shm`.
     pub fn new(name: impl Into<String>, layout: PictureLayout) -> Self {
-        Self { dir: PathBuf::from("/dev/shm"), name: name.into(), slots: Self::DEFAULT_SLOTS, layout }
+        Self {
+            dir: PathBuf::from("/dev/shm"),
+            name: name.into(),
+            slots: Self::DEFAULT_SLOTS,
+            layout,
+            result_faces: None,
+        }
     }
 }
 
@@ -90,7 +99,7 @@ impl FrameRing {
     /// [`RingError::Live`] if the name's owner is alive, [`RingError::NoSpace`] if the directory's file system
     /// is too full, and what else [`RingError`] lists.
     pub fn create(options: &RingOptions) -> Result<Self, RingError> {
-        let geometry = Geometry::new(options.slots, options.layout)?;
+        let geometry = Geometry::new(options.slots, options.layout, options.result_faces)?;
         let segment = Segment::create(&options.dir, &options.name, geometry.region_bytes())?;
         Ok(Self::with(Region::in_segment(geometry, segment)?))
     }
@@ -100,7 +109,7 @@ impl FrameRing {
     /// # Errors
     /// [`RingError::Slots`] and [`RingError::Layout`].
     pub fn on_heap(slots: usize, layout: PictureLayout) -> Result<Self, RingError> {
-        Ok(Self::with(Region::on_heap(Geometry::new(slots, layout)?)))
+        Ok(Self::with(Region::on_heap(Geometry::new(slots, layout, None)?)))
     }
 
     fn with(region: Region) -> Self {
@@ -173,9 +182,15 @@ impl RingMemory {
 impl SlotMut {
     /// The slot's bytes, as many as a frame may take. Holds what an earlier frame left there.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the slot is in state writing and this is its only `Held`, by `Held`'s invariant; the slice
-        // borrows `self` mutably, so it is the only one.
-        unsafe { self.0.core.region.pixels_mut(self.0.slot) }
+        self.areas_mut().0
+    }
+
+    /// The same, and beside them the bytes of the slot's results, for [`results::write`](crate::results::write); none in
+    /// a ring without.
+    pub fn areas_mut(&mut self) -> (&mut [u8], &mut [u8]) {
+        // SAFETY: the slot is in state writing and this is its only `Held`, by `Held`'s invariant; the slices
+        // borrow `self` mutably, so they are the only ones.
+        unsafe { self.0.core.region.areas_mut(self.0.slot) }
     }
 
     /// Ends the writing: from here on the bytes do not change until the last clone of the handle is dropped.
@@ -195,6 +210,17 @@ impl FrameHandle {
     /// How many bytes of the slot the source wrote.
     pub fn bytes_used(&self) -> usize {
         self.bytes_used
+    }
+
+    /// The bytes of the slot's results, for [`Results::of`](crate::results::Results::of); none in a ring without.
+    pub fn results(&self) -> &[u8] {
+        self.areas().1
+    }
+
+    fn areas(&self) -> (&[u8], &[u8]) {
+        // SAFETY: the slot is in state shared as long as `self.held` lives, which the slices borrow, so no
+        // `SlotMut` of it exists, and only `SlotMut` asks for mutable slices.
+        unsafe { self.held.core.region.areas(self.held.slot) }
     }
 
     /// The memory of the ring that the frame lies in. Allocates nothing.
@@ -218,9 +244,7 @@ impl Frame for FrameHandle {
 
     fn picture(&self) -> Picture<'_> {
         let layout = self.held.core.region.geometry().layout;
-        // SAFETY: the slot is in state shared as long as `self.held` lives, which the slice borrows, so no
-        // `SlotMut` of it exists, and only `SlotMut` asks for the mutable slice.
-        let bytes = unsafe { self.held.core.region.pixels(self.held.slot) };
+        let (bytes, _) = self.areas();
         let bytes = match layout.format {
             PixelFormat::Mjpg => &bytes[..self.bytes_used],
             _ => bytes,

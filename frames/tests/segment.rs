@@ -185,7 +185,7 @@ fd = os.open(sys.argv[1], os.O_RDONLY)
 m = mmap.mmap(fd, 0, mmap.MAP_SHARED, mmap.PROT_READ)
 u16, u32, u64 = (lambda o: struct.unpack_from("<H", m, o)[0], lambda o: struct.unpack_from("<I", m, o)[0],
                  lambda o: struct.unpack_from("<Q", m, o)[0])
-assert m[:8] == b"YQFRAMES" and u32(8) == 1, m[:16]
+assert m[:8] == b"YQFRAMES" and u32(8) == 2, m[:16]
 print("state", u32(12), "slots", u32(48), "picture", u32(52), u32(56), u32(60), m[64:72].rstrip(b"\0").decode())
 print("published", u64(72), "frame", u64(40), "zero", any(m[80:128]))
 heads = [u32(16) + i * u32(20) for i in range(u32(48))]
@@ -298,4 +298,21 @@ fn a_full_file_system_is_a_clear_error() {
         _ if said.starts_with("unshare:") => println!("skipped: no mount namespace to be had: {said}"),
         _ => panic!("{}{said}", String::from_utf8_lossy(&run.stdout)),
     }
+}
+
+/// Lines of the tables in a module's header.
+fn documented(source: &str) -> impl Iterator<Item = &str> {
+    source.lines().filter_map(|line| line.strip_prefix("//! ")).filter(|line| line.starts_with("| "))
+}
+
+#[test]
+fn the_page_for_readers_in_other_languages_is_current() {
+    let page = include_str!("../../docs/shared-memory.md");
+    let sources = [include_str!("../src/region.rs"), include_str!("../src/results.rs")];
+    let mut rows = 0;
+    for row in sources.into_iter().flat_map(documented) {
+        assert!(page.contains(&format!("\n{row}\n")), "docs/shared-memory.md lacks: {row}");
+        rows += 1;
+    }
+    assert!(rows > 50, "{rows} rows of tables were found");
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use youquanti_gpu::cpu::colour::{self, Jpeg, Part};
 use youquanti_gpu::cpu::network::Network;
+use youquanti_gpu::cpu::preview::Previewer;
 use youquanti_gpu::cpu::shrink::Shrink;
 use youquanti_gpu::cpu::{crop, worker};
 use youquanti_gpu::testing::OwnedFrame;
@@ -60,6 +61,11 @@ fn before_the_networks(c: &mut Criterion) {
         let mut out = vec![0.0; 3 * (plan.input_width * plan.input_height) as usize];
         group.bench_function(format!("yunet_input/{}", format.name()), |b| {
             b.iter(|| shrink.run(black_box(&picture), &mut scratch, &mut out).unwrap());
+        });
+        let preview = PictureLayout::packed(960, 540, PixelFormat::Bgr24);
+        let (mut previewer, mut shown) = (Previewer::default(), vec![0; preview.max_bytes()]);
+        group.bench_function(format!("preview_540p/{}", format.name()), |b| {
+            b.iter(|| previewer.draw(&picture, black_box(&preview), &mut shown).unwrap());
         });
         group.bench_function(format!("to_rgb_720p/{}", format.name()), |b| {
             b.iter(|| {

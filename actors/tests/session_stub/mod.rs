@@ -20,6 +20,7 @@ use youquanti_actors::ledger::{CameraSnapshot, Consumer, ConsumerSnapshot, DropR
 use youquanti_actors::messages::Delivery;
 use youquanti_actors::pipeline::{BuildError, PipelinePlan};
 use youquanti_actors::plane::CameraPlan;
+use youquanti_actors::preview::PreviewPlan;
 use youquanti_actors::recorder::{OnFailure, RecordingPlan, RecordingRequest};
 use youquanti_actors::session::{SessionHandle, SessionPlan, SessionReport, StartError};
 use youquanti_actors::session_file::{Inspection, SessionOptions, SessionReader};
@@ -462,6 +463,8 @@ impl Setup {
             recording,
             record_from_start: Some(named("session")),
             lsl: None,
+            preview: Some(preview()),
+            discovery_dir: Some(dir.path().join("discovery")),
             restarts: RESTARTS,
             pipeline_timeout: Duration::from_secs(2),
             ring_dir: dir.path().join("rings"),
@@ -488,9 +491,9 @@ impl Setup {
         self.try_start().unwrap()
     }
 
-    /// Names in the folder of rings.
+    /// Names in the folder of rings, but for those of previews, which are made when the first is drawn.
     pub(crate) fn rings(&self) -> Vec<String> {
-        names_in(&self.plan.ring_dir)
+        names_in(&self.plan.ring_dir).into_iter().filter(|name| !name.contains(".preview")).collect()
     }
 
     /// Stops a session, and checks what must hold however it went: it ends, its ledger closes, nothing is
@@ -499,7 +502,11 @@ impl Setup {
         session.stop("test over");
         let report = session.wait(PATIENCE).expect("the session ends");
         assert_eq!(report.imbalances, []);
-        assert_eq!(self.rings(), [""; 0], "the handle is still there, but the session is over");
+        assert_eq!(
+            names_in(&self.plan.ring_dir),
+            [""; 0],
+            "the handle is still there, but the session is over"
+        );
         let whole = report.recordings.last().filter(|recording| recording.outcome.is_ok());
         let inspection = whole.map(|recording| {
             let inspection = SessionReader::open(&recording.path).unwrap().inspect(1000).unwrap();
@@ -522,6 +529,25 @@ impl Setup {
 /// A recording that is called so.
 pub(crate) fn named(name: &str) -> RecordingRequest {
     RecordingRequest { name: Some(name.to_owned()), ..RecordingRequest::default() }
+}
+
+/// Previews of as many pixels as the picture, whose first bytes are the picture's.
+fn preview() -> PreviewPlan {
+    PreviewPlan {
+        width: 16384,
+        height: 16384,
+        format: PixelFormat::Bgr24,
+        max_fps: 1e6,
+        slots: PreviewPlan::SLOTS,
+        max_faces: FACES,
+        draw: Arc::new(|| {
+            Box::new(|picture, _, out| {
+                let bytes = picture.bytes.len().min(out.len());
+                out[..bytes].copy_from_slice(&picture.bytes[..bytes]);
+                Ok(())
+            })
+        }),
+    }
 }
 
 pub(crate) fn names_in(dir: &Path) -> Vec<String> {
@@ -553,7 +579,10 @@ pub(crate) fn settled(session: &SessionHandle, id: usize, captured: u64) {
     until("all captured frames are settled", || {
         let now = camera(session, id);
         let mut always = Consumer::ALWAYS.iter().map(|&consumer| &now.consumers[consumer as usize]);
-        now.captured == captured && always.all(|c| c.settled() == captured)
+        let preview = &now.consumers[Consumer::Preview as usize];
+        now.captured == captured
+            && always.all(|c| c.settled() == captured)
+            && preview.settled() == preview.captured
     });
 }
 

@@ -36,7 +36,7 @@ pub struct Axis {
 impl Axis {
     /// Output pixel `u` of `len` is the mean of bilinear samples spread evenly over it, around `u * step + start`
     /// in a picture of `side` pixels, which goes on as its edges are.
-    fn new(step: f64, start: f64, len: usize, side: usize) -> Self {
+    pub(super) fn new(step: f64, start: f64, len: usize, side: usize) -> Self {
         let samples = samples_for(step);
         let last = side - 1;
         let seen = |u: usize, sample: usize| {
@@ -86,12 +86,12 @@ impl Axis {
     }
 
     /// First pixel and weights of each output pixel.
-    fn pixels(&self) -> impl Iterator<Item = (usize, &[u16])> {
+    pub(super) fn pixels(&self) -> impl Iterator<Item = (usize, &[u16])> {
         self.first.iter().map(|&first| first as usize).zip(self.weights.chunks_exact(self.taps))
     }
 
     /// The first of the pixels that these output pixels, not none, see, and their number.
-    fn span(&self, pixels: std::ops::Range<usize>) -> (usize, usize) {
+    pub(super) fn span(&self, pixels: std::ops::Range<usize>) -> (usize, usize) {
         let first = self.first[pixels.start] as usize;
         (first, self.first[pixels.end - 1] as usize + self.taps - first)
     }
@@ -174,7 +174,7 @@ impl Shrink {
 }
 
 /// The weighted sum of rows of bytes.
-fn add_rows<'a>(rows: impl Iterator<Item = &'a [u8]>, weights: &[u16], sums: &mut [u16]) {
+pub(super) fn add_rows<'a>(rows: impl Iterator<Item = &'a [u8]>, weights: &[u16], sums: &mut [u16]) {
     for (tap, (row, &weight)) in rows.zip(weights).enumerate() {
         let terms = row.iter().map(|&byte| u16::from(byte) * weight);
         if tap == 0 {

@@ -15,7 +15,6 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -23,6 +22,7 @@ from . import tables
 from .tables import NOT_RUN as NOT_RUN
 
 if TYPE_CHECKING:
+    import h5py
     import pandas
 
 FORMAT = "youquanti-session"
@@ -633,6 +633,9 @@ def load(path: str | os.PathLike[str]) -> Session:
 def _open(path: str) -> h5py.File:
     # Without locks: a reader that holds one while a session starts would keep the program from its file.
     # A file that is not ready to be shared says so in its header.
+    # Imported here, so that what needs NumPy alone, as shared memory does, goes without it.
+    import h5py
+
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as plain:
