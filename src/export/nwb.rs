@@ -44,8 +44,10 @@ pub(super) fn export(
             }
         }
         writer.session(source)?;
-        let rows = writer.rows;
-        writer.file.close().map_err(failed_to("close", target.path.display().to_string()))?;
+        // HDF5 closes a file when the last of its handles goes, and it has its name only once it is whole.
+        let NwbFile { file, behavior, rows, .. } = writer;
+        drop(behavior);
+        file.close().map_err(failed_to("close", target.path.display().to_string()))?;
         made.push(target.finish(rows)?);
     }
     Ok(made)

@@ -63,7 +63,7 @@ class StampOffset(NamedTuple):
     #: 95th percentile.
     p95_s: float
     #: Single measurements that these figures come from.
-    count: int
+    count: int  # type: ignore[assignment]  # hides the tuple's method, which nobody needs here
     #: When it was measured, nanoseconds since 1970.
     measured_at_utc_ns: int
 
@@ -660,8 +660,9 @@ def _stamp_offset(attributes: h5py.AttributeManager) -> StampOffset | None:
     if not attributes.get("calibrated", 0):
         return None
     figures = (float(attributes[f"stamp_offset_{name}"]) for name in StampOffset._fields[:5])
-    return StampOffset(
-        *figures, int(attributes["stamp_offset_count"]), int(attributes["stamp_offset_measured_utc"])
+    return StampOffset(  # type: ignore[call-arg]
+        *figures,  # type: ignore[arg-type]
+        int(attributes["stamp_offset_count"]), int(attributes["stamp_offset_measured_utc"])
     )
 
 

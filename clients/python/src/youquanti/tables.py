@@ -221,7 +221,12 @@ def _ledger(session: Session) -> Table:
 
 
 def _quality(session: Session) -> Table:
-    parts = [
+    empty = np.empty(0)
+    parts: list[Table] = [
+        {"time": empty, "time_ns": empty.astype("u8"), "source": empty.astype(object)}
+        | {"item": empty.astype(object), "value": empty}
+    ]
+    parts += [
         {
             "time": series["time"],
             "time_ns": series["time_ns"],
