@@ -40,6 +40,7 @@ fn frame(people: u16) -> FrameFaces {
         score: 0.9,
         bbox: [0.0; 4],
         presence: 1.0,
+        sharpness: None,
         landmarks: [[0.0; 3]; LANDMARK_COUNT],
         blendshapes: [0.0; BLENDSHAPE_COUNT],
         head_pose: [[0.0; 4]; 4],

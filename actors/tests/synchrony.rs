@@ -54,6 +54,7 @@ fn frame(camera: u16, at_s: f64, jaws: &[f64]) -> FrameFaces {
             score: 0.9,
             bbox: [0.0; 4],
             presence: 1.0,
+            sharpness: None,
             landmarks: [[0.0; 3]; LANDMARK_COUNT],
             blendshapes,
             head_pose: [[0.0; 4]; 4],
