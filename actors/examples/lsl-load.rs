@@ -190,7 +190,6 @@ impl Options {
             cameras,
             pipelines: vec![pipeline],
             expected_participants: Some(self.participants),
-            synchrony: None,
             recording: RecordingPlan {
                 directory: dir.clone(),
                 session_id: "load".to_owned(),
