@@ -480,10 +480,15 @@ fn quality_is_of_youquantipys_streams_with_a_mesh() {
 
 #[test]
 fn streams_of_markers() {
-    check_tables("[[lsl.markers]]\n[[lsl.markers]]\ntype = \"Trigger*\"\nname = \"?\"\nsource_id = \"a\"", &[]);
+    check_tables(
+        "[[lsl.markers]]\n[[lsl.markers]]\ntype = \"Trigger*\"\nname = \"?\"\nsource_id = \"a\"",
+        &[],
+    );
     check_tables(
         "[lsl]\nmarkers = \"all\"",
-        &["6:11 lsl: markers = \"all\" is a text, not a list of tables | write [[lsl.markers]], with two brackets, above each"],
+        &[
+            "6:11 lsl: markers = \"all\" is a text, not a list of tables | write [[lsl.markers]], with two brackets, above each",
+        ],
     );
     check_tables(
         "[[lsl.markers]]\nname = \" \"",
