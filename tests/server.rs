@@ -374,6 +374,26 @@ fn two_hundred_clients_garbage_and_one_byte_a_second_cost_no_frame() {
 }
 
 #[test]
+fn the_command_line_steers_a_session_and_says_why_not() {
+    let service = Service::start("");
+    let at = service.at.to_string();
+    let control = |words: &[&str]| service.scratch.run(&[&["control", "--at", &at], words].concat());
+    assert_eq!(control(&["state"]).with(0).json()["state"], "running");
+    assert_eq!(control(&["mark", "stimulus on"]).with(0).json()["done"], "marked");
+    let file = control(&["record", "a/b", "--by", "me"]).with(0).json();
+    assert_eq!((&file["done"], &file["number"]), (&"recording_started".into(), &1.into()));
+    control(&["record"]).with(4).says(&["the session is recording to", "allowed now: stop_recording"]);
+    control(&["pause-camera", "left"]).with(0);
+    control(&["resume-camera", "left"]).with(0);
+    control(&["stop-recording"]).with(0);
+    control(&["pause-camera", "lift"]).with(4).says(&["there are left, right"]);
+    service.scratch.run(&["control", "--at", "127.0.0.1:1", "state"]).with(3).says(&["no session answers"]);
+    control(&["stop", "enough"]).with(0);
+    let ended = service.running.end().with(0);
+    assert_eq!(ended.json()["stop_reason"], "enough");
+}
+
+#[test]
 fn a_client_of_labrecorder_drives_a_whole_recording() {
     let service = Service::start("[labrecorder]\nenabled = true\nport = 0\n");
     let mut client = connect(service.labrecorder.unwrap());

@@ -757,7 +757,8 @@ impl SessionActor {
     }
 
     fn publish(&mut self, ctx: &mut Context<Self>, event: Event) {
-        info!(source = event.source, detail = %event.detail, "{}", event.kind.name());
+        let (session, camera) = (&self.plan.name, event.source.strip_prefix("camera "));
+        info!(session, camera, source = event.source, detail = %event.detail, "{}", event.kind.name());
         self.live.event(&event);
         if event.kind == EventKind::Participant {
             self.note_participant(&event);

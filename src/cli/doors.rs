@@ -3,6 +3,7 @@
 //! Owns where the token comes from. Says where to find what is open.
 
 use std::env;
+use std::path::Path;
 
 use youquanti::labrecorder::{LabRecorder, LabRecorderError};
 use youquanti::server::{Port, Server, ServerError, ServerOptions, Token, TokenError};
@@ -37,19 +38,23 @@ pub(super) fn open_labrecorder(config: &Config, session: Control) -> Result<Opti
     Ok(Some(opened))
 }
 
+/// The token that stands in a file, or else in the environment.
+pub(super) fn given_token(file: Option<&Path>) -> Result<Option<Token>, TokenError> {
+    match (file, env::var(TOKEN_VARIABLE)) {
+        (Some(file), _) => Token::load(file).map(Some),
+        (None, Ok(text)) => Token::new(&text).map(Some),
+        (None, Err(_)) => Ok(None),
+    }
+}
+
 /// Opens what the configuration asks for, before anything else is started: a port that is taken is said at once.
 pub(super) fn open(config: &Config) -> Result<Option<Server>, DoorError> {
     let wanted = &config.server;
     if !wanted.enabled {
         return Ok(None);
     }
-    let given = match (&wanted.token_file, env::var(TOKEN_VARIABLE)) {
-        (Some(file), _) => Some(Token::load(file)?),
-        (None, Ok(text)) => Some(Token::new(&text)?),
-        (None, Err(_)) => None,
-    };
     let is_beyond = !wanted.address.is_loopback();
-    let token = match given {
+    let token = match given_token(wanted.token_file.as_deref())? {
         Some(token) => Some(token),
         None if is_beyond => {
             let token = Token::random()?;

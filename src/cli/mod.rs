@@ -17,6 +17,7 @@ mod calibrate;
 mod cameras;
 mod chaos;
 mod check;
+mod control;
 mod diff;
 mod doctor;
 mod doors;
@@ -72,7 +73,8 @@ Exit codes:
   2  the command line or the configuration is wrong
   3  a camera, a GPU, a model or a library is missing
   4  the session ran, but ended degraded: its report says why; of chaos: not all went as expected;
-     of calibrate: nothing could be measured; of diff and replay: sessions differ beyond the bounds
+     of calibrate: nothing could be measured; of diff and replay: sessions differ beyond the bounds;
+     of control: the session refuses
   5  an error of this program
 
 Environment:
@@ -80,6 +82,7 @@ Environment:
   YOUQUANTI_NVRTC        file of libnvrtc.so, the compiler of GPU kernels, instead of searching for it
   YOUQUANTI_NVJPEG       file of libnvjpeg.so, which decodes JPEG on a GPU, instead of searching for it
   YOUQUANTI_FFMPEG       the ffmpeg program, instead of searching for it
+  YOUQUANTI_TOKEN        what clients have to show, where a token is required, or what `control` shows
   YOUQUANTI_LOG          what is logged, e.g. `debug` or `youquanti_actors=debug`; overrides [log]";
 
 #[derive(Debug, Subcommand)]
@@ -125,6 +128,9 @@ enum Command {
     /// something did not go as expected.
     #[command(after_help = chaos::AFTER_HELP)]
     Chaos(chaos::Args),
+    /// Tell a session that runs what to do: marks, recordings, cameras, its end.
+    #[command(after_help = control::AFTER_HELP)]
+    Control(control::Args),
     /// Print completions for a shell, e.g. `youquanti completions bash > /etc/bash_completion.d/youquanti`.
     Completions {
         /// Which shell.
@@ -148,6 +154,7 @@ impl Cli {
             Command::Export(args) => export::execute(&args),
             Command::Doctor(args) => doctor::execute(&args),
             Command::Chaos(args) => chaos::execute(&args),
+            Command::Control(args) => control::execute(&args),
             Command::Completions { shell } => {
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Cli::command(), "youquanti", &mut script);

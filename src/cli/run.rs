@@ -131,8 +131,9 @@ pub(crate) fn execute(args: &Args) -> Exit {
 }
 
 pub(super) fn start_log(config: &Config) {
-    let filter = EnvFilter::try_from_env("YOUQUANTI_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("{},ort=warn", config.log.level.name())));
+    let filter = EnvFilter::try_from_env("YOUQUANTI_LOG").unwrap_or_else(|_| {
+        EnvFilter::new(format!("{},ort=warn,actix_server=warn", config.log.level.name()))
+    });
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

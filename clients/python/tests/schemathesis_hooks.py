@@ -1,4 +1,4 @@
-"""Keeps requests that are made up from ending the session that they are made to."""
+"""Keeps requests that are made up from ending the session that they are made to: they do not know how."""
 
 from typing import Any
 
@@ -6,5 +6,6 @@ import schemathesis
 
 
 @schemathesis.hook
-def filter_body(context: Any, body: Any) -> bool:
-    return not (isinstance(body, dict) and body.get("command") == "stop")
+def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
+    commands = raw_schema["components"]["schemas"]["Command"]["oneOf"]
+    commands[:] = [command for command in commands if command["properties"]["command"] != {"const": "stop"}]

@@ -1,0 +1,101 @@
+"""Chromium without a window, steered over its DevTools protocol by the package's own WebSocket."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from youquanti._websocket import WebSocket
+
+PROGRAM = shutil.which("chromium")
+PATIENCE = 120.0
+
+
+class Page:
+    """One page of a browser of its own."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        assert PROGRAM is not None
+        profile = folder / "profile"
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1100"]
+        with (folder / "chromium.txt").open("wb") as log:
+            self.process = subprocess.Popen(
+                [PROGRAM, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
+                stdout=log,
+                stderr=log,
+            )
+        active = profile / "DevToolsActivePort"
+        self._wait("the browser", lambda: active.exists() and active.read_text().count("\n") >= 1)
+        port, path = active.read_text().split("\n")[:2]
+        self._socket = WebSocket("127.0.0.1", int(port), path, None, PATIENCE)
+        self._number = 0
+        self._session: str | None = None
+        self.errors: list[str] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Runtime", "Log", "Page"):
+            self.call(f"{domain}.enable")
+        self.call("Page.navigate", url=url)
+
+    def _wait(self, what: str, holds: Any) -> Any:
+        deadline = time.monotonic() + PATIENCE
+        while not (held := holds()):
+            assert self.process.poll() is None, "the browser has ended"
+            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            time.sleep(0.05)
+        return held
+
+    def call(self, method: str, **values: Any) -> dict[str, Any]:
+        """Asks the browser for something."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": values}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        self._socket.send(json.dumps(message))
+        while True:
+            text = self._socket.receive(PATIENCE)
+            assert text is not None, f"no answer to {method}"
+            answer: dict[str, Any] = json.loads(text)
+            self._note(answer)
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+
+    def _note(self, message: dict[str, Any]) -> None:
+        params = message.get("params", {})
+        if message.get("method") == "Runtime.exceptionThrown":
+            self.errors.append(json.dumps(params))
+        elif message.get("method") == "Log.entryAdded" and params["entry"]["level"] == "error":
+            self.errors.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of an expression in the page; a promise is waited for."""
+        answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait_for(self, expression: str) -> Any:
+        """Waits until an expression is true."""
+        return self._wait(expression, lambda: self.evaluate(expression))
+
+    def press(self, key: str) -> None:
+        """Presses a key."""
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def screenshot(self, path: Path) -> None:
+        """Keeps what is seen."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def close(self) -> None:
+        """Ends the browser."""
+        self._socket.close()
+        self.process.terminate()
+        self.process.wait()
