@@ -203,6 +203,7 @@ impl Options {
             },
             record_from_start: None,
             lsl: Some(lsl),
+            synchrony: None,
             participant_names: Vec::new(),
             restarts: RestartPolicy {
                 max_restarts: 1000,
