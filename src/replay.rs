@@ -11,7 +11,7 @@ use youquanti_actors::capture::file::{FileOptions, FileSource};
 use youquanti_actors::capture::replay::{
     RecordedCamera, ReplayError, ReplaySource, Troubles, recorded_cameras,
 };
-use youquanti_actors::capture::{CaptureDevice, CaptureError, Pace};
+use youquanti_actors::capture::{CaptureDevice, Pace};
 use youquanti_actors::clock::SystemClock;
 use youquanti_actors::plane::OpenDevice;
 use youquanti_actors::recorder::RecordingRequest;
@@ -142,11 +142,10 @@ impl Replay {
 fn opens_recorded(camera: RecordedCamera, pace: Pace, troubles: Troubles) -> OpenDevice {
     let opened = AtomicBool::new(false);
     Arc::new(move |clock| {
-        if opened.swap(true, Ordering::Relaxed) {
-            let note = Some("a replay is not begun anew".to_owned());
-            return Err(CaptureError::Ended { frames: 0, note });
-        }
-        let source = ReplaySource::open(&camera, pace, troubles.clone(), clock);
+        let source = match opened.swap(true, Ordering::Relaxed) {
+            false => ReplaySource::open(&camera, pace, troubles.clone(), clock),
+            true => ReplaySource::ended(&camera, troubles.clone(), clock),
+        };
         Ok(Box::new(source) as Box<dyn CaptureDevice>)
     })
 }

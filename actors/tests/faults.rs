@@ -77,7 +77,7 @@ fn a_session_without_faults_delivers_everything_and_says_so() {
     assert_eq!((&*report.stop_reason, &report.degraded[..]), ("test over", &[][..]));
     assert_eq!(verdict(&inspection)["state"], "ok");
     for (camera, found) in report.cameras.iter().zip(&inspection.cameras) {
-        assert!(camera.ledger.consumers.iter().all(|c| c.delivered == 20 && c.dropped_total() == 0));
+        assert!(offered(&camera.ledger).all(|c| c.delivered == 20 && c.dropped_total() == 0));
         assert_eq!((found.frames, found.faces), (20, 20 * FACES as u64));
     }
     assert_eq!(inspection.gaps.len(), 0);
@@ -121,7 +121,7 @@ fn check_camera_fault(cause: &str, arm: impl FnOnce(&Source) -> Option<fault::Ar
     assert_eq!((report.cameras[0].restarts, report.cameras[1].restarts), (1, 0));
     assert_eq!(report.cameras[1].ledger.captured, 15);
     assert_eq!(report.cameras[1].ledger.driver_lost, 0);
-    assert!(report.cameras[1].ledger.consumers.iter().all(|c| c.delivered == 15));
+    assert!(offered(&report.cameras[1].ledger).all(|c| c.delivered == 15));
     assert_eq!(seqs(&setup, 1), (0..15).collect::<Vec<_>>());
     assert_eq!(seqs(&setup, 0), (0..10).collect::<Vec<_>>(), "numbers go on over a restart");
     let [gap] = &inspection.gaps[..] else { panic!("{:?}", inspection.gaps) };
@@ -294,7 +294,7 @@ fn a_source_that_ends_ends_the_session() {
     assert_eq!(&*report.stop_reason, "every source came to its end");
     assert_eq!((report.degraded.len(), report.imbalances.len()), (0, 0));
     for camera in &report.cameras {
-        assert!(camera.ledger.consumers.iter().all(|c| c.delivered == 50), "{:?}", camera.ledger);
+        assert!(offered(&camera.ledger).all(|c| c.delivered == 50), "{:?}", camera.ledger);
     }
     let inspection = SessionReader::open(&setup.file()).unwrap().inspect(100).unwrap();
     assert_eq!(inspection.events_by_kind["camera_ended"], 2);
@@ -359,7 +359,7 @@ fn a_lossless_session_with_a_slow_pipeline_loses_nothing() {
     stub.gate().open_for_good();
     let report = session.wait(PATIENCE).expect("it ends by itself");
     for camera in &report.cameras {
-        assert!(camera.ledger.consumers.iter().all(|c| c.delivered == 100), "{:?}", camera.ledger);
+        assert!(offered(&camera.ledger).all(|c| c.delivered == 100), "{:?}", camera.ledger);
     }
     assert_eq!(report.degraded, [""; 0]);
 }

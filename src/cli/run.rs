@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use tracing_subscriber::EnvFilter;
@@ -70,6 +71,11 @@ pub(crate) fn execute(args: &Args) -> Exit {
         config.recording.enabled = false;
     }
     start_log(&config);
+    if config.recording.derived_only
+        && let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable)
+    {
+        eprintln!("warning: a crash of this program may leave a core dump, with pictures in it: {error}");
+    }
     let signals = match Signals::register() {
         Ok(signals) => signals,
         Err(error) => return fail(Exit::Internal, &error),

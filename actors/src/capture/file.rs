@@ -234,13 +234,23 @@ pub struct FileSource {
     waste: Box<[u8]>,
 }
 
-impl FileSource {
-    /// Starts FFmpeg and waits for its first frame. Needs a tokio runtime with I/O and time.
+/// An FFmpeg that has said what it plays, not yet on the thread that will read it.
+pub(super) struct Started {
+    options: FileOptions,
+    child: Ffmpeg,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    log: Log,
+    header: Header,
+    size: (u32, u32),
+}
+
+impl Started {
+    /// Starts FFmpeg and waits for its first frame, on any thread.
     ///
     /// # Errors
-    /// [`CaptureError::Setup`] for a file that is not there or is no video, options that do not fit, or
-    /// no FFmpeg; [`CaptureError::Disconnected`] for an address that does not answer.
-    pub fn open(options: FileOptions, clock: Arc<dyn Clock>) -> Result<Self, CaptureError> {
+    /// As [`FileSource::open`].
+    pub(super) fn new(options: FileOptions) -> Result<Self, CaptureError> {
         let setup = |what, asked: String, got: &str| CaptureError::Setup { what, asked, got: got.into() };
         if options.format == PixelFormat::Mjpg {
             return Err(setup("format", "MJPG".into(), "possible is any uncompressed format"));
@@ -257,11 +267,28 @@ impl FileSource {
         };
         let mut log = Log::default();
         let header = read_header(&mut stderr, &mut log, &options)?;
-        let Some((width, height)) = header.size else {
+        let Some(size) = header.size else {
             return Err(unplayable(&options.input, &log));
         };
         // Refused where pipes of the user are many: then it stays as it was.
         rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_BYTES).ok();
+        Ok(Self { options, child, stdout: stdout.into(), stderr: stderr.into(), log, header, size })
+    }
+}
+
+impl FileSource {
+    /// Starts FFmpeg and waits for its first frame. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// [`CaptureError::Setup`] for a file that is not there or is no video, options that do not fit, or
+    /// no FFmpeg; [`CaptureError::Disconnected`] for an address that does not answer.
+    pub fn open(options: FileOptions, clock: Arc<dyn Clock>) -> Result<Self, CaptureError> {
+        Self::of(Started::new(options)?, clock)
+    }
+
+    /// Reads what was started. Needs a tokio runtime with I/O and time.
+    pub(super) fn of(started: Started, clock: Arc<dyn Clock>) -> Result<Self, CaptureError> {
+        let Started { options, child, stdout, stderr, log, header, size: (width, height) } = started;
         let register = |pipe: OwnedFd| {
             Receiver::from_owned_fd(pipe).map_err(|source| CaptureError::Driver { call: "epoll_ctl", source })
         };
@@ -284,8 +311,8 @@ impl FileSource {
         // A live stream paces itself.
         let pace = if live { Pace::Fast } else { options.pace };
         Ok(Self {
-            frames: register(stdout.into())?,
-            complaints: register(stderr.into())?,
+            frames: register(stdout)?,
+            complaints: register(stderr)?,
             log,
             child,
             pacer: Pacer::new(pace, info.fps, options.start, clock.clone()),

@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, Sleep};
 use youquanti_models::{CameraName, Clock, FrameFlags, PictureLayout, PixelFormat, Timestamp, with_causes};
 
-use super::file::{FileOptions, FileSource};
+use super::file::{FileOptions, FileSource, Started};
 use super::{Asked, CaptureDevice, CaptureError, Captured, DeviceInfo, Pace, StampSource};
 use crate::session_file::{FrameRow, SessionFileError, SessionReader};
 use crate::video::matroska::{Parser, Part};
@@ -229,6 +230,8 @@ pub struct ReplaySource {
     troubles: Troubles,
     /// The file that plays, and which frame of it is next.
     playing: Option<Playing>,
+    /// The FFmpeg of the next file, which may take its time.
+    starting: Option<JoinHandle<Result<Started, CaptureError>>>,
     segment: usize,
     frame: usize,
     shown: u64,
@@ -260,6 +263,7 @@ impl ReplaySource {
             segments: Arc::clone(&camera.segments),
             troubles,
             playing: None,
+            starting: None,
             segment: 0,
             frame: 0,
             shown: 0,
@@ -268,27 +272,37 @@ impl ReplaySource {
         }
     }
 
-    fn start(&self, path: &Path) -> Result<Playing, CaptureError> {
+    /// In place of a replay that has failed in its middle: nothing more is shown.
+    pub fn ended(camera: &RecordedCamera, troubles: Troubles, clock: Arc<dyn Clock>) -> Self {
+        troubles.add(format!("camera {} failed, and a replay is not begun anew in its middle", camera.name));
+        Self { segment: camera.segments.len(), ..Self::open(camera, Pace::Lossless, troubles, clock) }
+    }
+
+    /// What plays a file, off this thread as far as it takes time.
+    fn poll_start(&mut self, cx: &mut Context<'_>, path: &Path) -> Poll<Result<Playing, CaptureError>> {
+        let failed = |call| move |source| CaptureError::Driver { call, source };
         if self.info.layout.format == PixelFormat::Mjpg {
-            let failed = |source| CaptureError::Driver { call: "open", source };
-            return Ok(Playing::Kept(KeptPictures::open(path).map_err(failed)?));
+            return Poll::Ready(KeptPictures::open(path).map(Playing::Kept).map_err(failed("open")));
         }
-        let options = FileOptions {
-            format: self.info.layout.format,
-            pace: Pace::Fast,
-            ..FileOptions::new(path.to_string_lossy())
-        };
-        let source = FileSource::open(options, Arc::clone(&self.clock))?;
+        let starting = self.starting.get_or_insert_with(|| {
+            let options = FileOptions {
+                format: self.info.layout.format,
+                pace: Pace::Fast,
+                ..FileOptions::new(path.to_string_lossy())
+            };
+            spawn_blocking(move || Started::new(options))
+        });
+        let started = ready!(Pin::new(starting).poll(cx));
+        self.starting = None;
+        let started = started.map_err(|lost| failed("ffmpeg")(io::Error::other(lost)))??;
+        let source = FileSource::of(started, Arc::clone(&self.clock))?;
         let layout = source.layout();
         if layout != self.info.layout {
             let size = |layout: PictureLayout| format!("{}x{}", layout.width, layout.height);
-            return Err(CaptureError::Setup {
-                what: "size",
-                asked: size(self.info.layout),
-                got: size(layout),
-            });
+            let (asked, got) = (size(self.info.layout), size(layout));
+            return Poll::Ready(Err(CaptureError::Setup { what: "size", asked, got }));
         }
-        Ok(Playing::Decoded(Box::new(source)))
+        Poll::Ready(Ok(Playing::Decoded(Box::new(source))))
     }
 
     /// Until a frame is due, in real time.
@@ -321,7 +335,8 @@ impl ReplaySource {
                 continue;
             };
             if self.playing.is_none() {
-                self.playing = Some(self.start(&segment.path)?);
+                let path = segment.path.clone();
+                self.playing = Some(ready!(self.poll_start(cx, &path))?);
             }
             if let Some(then) = then {
                 ready!(self.poll_due(cx, then));

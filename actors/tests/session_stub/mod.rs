@@ -573,15 +573,19 @@ pub(crate) fn camera(session: &SessionHandle, id: usize) -> CameraSnapshot {
     session.plane().ledger.snapshot().cameras[id]
 }
 
+/// What became of a camera's frames at the consumers that every frame is meant for.
+pub(crate) fn offered(camera: &CameraSnapshot) -> impl Iterator<Item = &ConsumerSnapshot> {
+    Consumer::ALWAYS.iter().map(|&consumer| &camera.consumers[consumer as usize])
+}
+
 /// Waits until so many frames of a camera were captured and none is under way.
 #[track_caller]
 pub(crate) fn settled(session: &SessionHandle, id: usize, captured: u64) {
     until("all captured frames are settled", || {
         let now = camera(session, id);
-        let mut always = Consumer::ALWAYS.iter().map(|&consumer| &now.consumers[consumer as usize]);
         let preview = &now.consumers[Consumer::Preview as usize];
         now.captured == captured
-            && always.all(|c| c.settled() == captured)
+            && offered(&now).all(|c| c.settled() == captured)
             && preview.settled() == preview.captured
     });
 }
