@@ -570,6 +570,13 @@ impl Inlet {
         // SAFETY: `raw` is live; the code has a place.
         unsafe { (lsl.api().lsl_open_stream)(inlet.raw, patience.as_secs_f64(), &raw mut code) };
         lsl.check("lsl_open_stream", code, patience)?;
+        // The first pull asks the sender for this, and without limit: it would wait for ever for one that is gone by then.
+        // SAFETY: as above; what comes back is a stream info of our own.
+        let full = unsafe { (lsl.api().lsl_get_fullinfo)(inlet.raw, patience.as_secs_f64(), &raw mut code) };
+        if !full.is_null() {
+            drop(StreamInfo { lsl, raw: full });
+        }
+        lsl.check("lsl_get_fullinfo", code, patience)?;
         Ok(inlet)
     }
 

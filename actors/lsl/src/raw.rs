@@ -68,6 +68,7 @@ api! {
     lsl_create_inlet_ex: fn(Handle, i32, i32, i32, i32) -> Handle,
     lsl_destroy_inlet: fn(Handle),
     lsl_open_stream: fn(Handle, c_double, *mut i32),
+    lsl_get_fullinfo: fn(Handle, c_double, *mut i32) -> Handle,
     lsl_pull_chunk_d: fn(Handle, *mut c_double, *mut c_double, c_ulong, c_ulong, c_double, *mut i32) -> c_ulong,
     lsl_pull_chunk_buf: fn(Handle, *mut *mut c_char, *mut u32, *mut c_double, c_ulong, c_ulong, c_double, *mut i32) -> c_ulong,
     lsl_time_correction_ex: fn(Handle, *mut c_double, *mut c_double, c_double, *mut i32) -> c_double,

@@ -107,6 +107,16 @@ fn texts_arrive_with_whatever_is_in_them() {
 }
 
 #[test]
+fn a_sender_that_goes_before_the_first_pull_holds_nobody_up() {
+    let lsl = alone();
+    let declaration = declaration("short", 1, Format::Text);
+    let outlet = outlet(lsl, &declaration);
+    let mut inlet = inlet(lsl, &declaration);
+    drop(outlet);
+    assert_eq!(inlet.pull().unwrap(), []);
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let lsl = alone();
     let outlet = outlet(lsl, &declaration("narrow", 4, Format::Float32));
