@@ -161,12 +161,17 @@ fn fits(value: &Json, schema: &Json) -> bool {
             let keys = rule.as_object().unwrap();
             keys.iter().all(|(key, schema)| value.get(key).is_none_or(|value| fits(value, schema)))
         }
+        "minProperties" => value.as_object().is_none_or(|all| all.len() as u64 >= rule.as_u64().unwrap()),
+        "maxProperties" => value.as_object().is_none_or(|all| all.len() as u64 <= rule.as_u64().unwrap()),
+        "propertyNames" => {
+            value.as_object().is_none_or(|all| all.keys().all(|key| fits(&Json::String(key.clone()), rule)))
+        }
         "additionalProperties" => {
-            let known = schema["properties"].as_object().unwrap();
+            let known = |key: &String| schema.get("properties").is_some_and(|known| known.get(key).is_some());
             let fits_as_other = |value: &Json| rule.is_object() && fits(value, rule);
-            value.as_object().is_none_or(|object| {
-                object.iter().all(|(key, value)| known.contains_key(key) || fits_as_other(value))
-            })
+            value
+                .as_object()
+                .is_none_or(|object| object.iter().all(|(key, value)| known(key) || fits_as_other(value)))
         }
         "$schema" | "title" | "description" | "default" | "pattern" | "uniqueItems" => true,
         other => panic!("the schema has learnt {other}: teach it here too"),
