@@ -12,12 +12,14 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use session_stub::*;
 use youquanti_actors::capture::Pace;
 use youquanti_actors::flight::{FlightRecorder, Span, Stage};
 use youquanti_actors::ledger::{Consumer, DropReason, Ledger};
-use youquanti_models::{CameraId, Timestamp};
+use youquanti_actors::synchrony::{Group, Synchrony, SynchronyOptions};
+use youquanti_models::{CameraId, FrameFaces, ParticipantId, Timestamp};
 
 const THREADS: usize = 256;
 
@@ -105,6 +107,44 @@ fn serially() -> MutexGuard<'static, ()> {
 #[test]
 fn the_counter_counts() {
     assert_eq!(allocations_of_this_thread(|| drop(std::hint::black_box(Box::new(1)))), 1);
+}
+
+/// Rows are taken and windows computed in memory that is there from the first frame on; a window that is handed out is one list.
+#[test]
+fn synchrony_allocates_a_list_a_window() {
+    let mut synchrony = Synchrony::new(SynchronyOptions {
+        participants: 2,
+        rate: 30,
+        window: Duration::from_secs(1),
+        step: Duration::from_secs(1),
+        max_lag: Duration::from_millis(100),
+        history: Duration::from_secs(4),
+        shifts: 19,
+        seed: 1,
+        groups: vec![Group { name: "jaw".to_owned(), channels: vec![25] }],
+    });
+    let mut frame = FrameFaces::with_capacity(FACES);
+    frame.faces.extend((0..FACES).map(|k| face(CameraId(0), k)));
+    let who = [Some(ParticipantId(1)), Some(ParticipantId(2))];
+    let mut windows = 0;
+    let mut run = |seconds: std::ops::Range<u64>| {
+        for at in seconds.flat_map(|second| (0..30).map(move |k| second * 1_000_000_000 + k * 33_000_000)) {
+            frame.meta.captured_at = Timestamp(at);
+            while synchrony.is_due(frame.meta.captured_at) {
+                synchrony.open();
+                while synchrony.is_at_work() {
+                    windows += u64::from(synchrony.advance().is_some());
+                }
+            }
+            synchrony.take(&frame, &who);
+        }
+        std::mem::take(&mut windows)
+    };
+    run(10..12);
+    let mut computed = 0;
+    let allocations = allocations_of_this_thread(|| computed = run(12..30));
+    assert_eq!(allocations, computed);
+    assert!(computed > 10, "{computed}");
 }
 
 #[test]

@@ -182,7 +182,7 @@ choice! {
     LslProfile {
         /// This program's own: `PN_blendshapes`, `PN_headpose`, `PN_mesh`, `<camera>_frames`.
         Youquanti = "youquanti",
-        /// Those of YouQuantiPy, for analysis code that exists: `PN_landmarks`, `camera_N_video_frames`.
+        /// Those of YouQuantiPy, for analysis code that exists: `PN_landmarks`, `camera_N_video_frames`, `CoModulation`.
         Youquantipy = "youquantipy",
         /// Both.
         Both = "both",

@@ -378,7 +378,7 @@ impl Pipeline<Delivery> for StubPipeline {
 }
 
 /// Face `k` of a camera: always the same track at the same place.
-fn face(camera: CameraId, k: usize) -> Face {
+pub(crate) fn face(camera: CameraId, k: usize) -> Face {
     let x = 400.0 * k as f32;
     Face {
         track: TrackId(u32::from(camera.0) * 100 + k as u32),
