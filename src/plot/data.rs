@@ -29,6 +29,13 @@ impl Columns {
         // The newest rows may be a little newer than the commit that they came with.
         Some(column.min(self.count - 1))
     }
+
+    /// Counts something of this time in its column.
+    fn add(&self, counts: &mut [u32], time_ns: u64) {
+        if let Some(column) = self.of(time_ns) {
+            counts[column] += 1;
+        }
+    }
 }
 
 /// A camera over time.
@@ -126,13 +133,13 @@ impl Timeline {
                 CameraTrack { columns, captured: empty(), analysed: empty(), latency: vec![0; LATENCY_BINS] };
             for rows in blocks(reader.frame_count(camera)) {
                 for row in reader.frames(camera, rows)? {
-                    columns.of(row.captured_at_ns).map(|column| track.captured[column] += 1);
+                    columns.add(&mut track.captured, row.captured_at_ns);
                 }
             }
             for rows in blocks(reader.result_count(camera)) {
                 for row in reader.results(camera, rows)? {
-                    columns.of(row.captured_at_ns).map(|column| track.analysed[column] += 1);
-                    fine.of(row.captured_at_ns).map(|column| timeline.looked[camera][column] += 1);
+                    columns.add(&mut track.analysed, row.captured_at_ns);
+                    fine.add(&mut timeline.looked[camera], row.captured_at_ns);
                 }
             }
             let mut frame = None;
