@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use youquanti_actors::capture::{CaptureError, v4l2};
 use youquanti_actors::ffmpeg;
+use youquanti_actors::plane::ring_slots;
 use youquanti_actors::video::find_encoder;
 use youquanti_config::{Config, ConfigErrors, OnFatal, Problem, SourceConfig};
 use youquanti_frames::{segment_bytes, segment_bytes_with_results};
@@ -214,7 +215,8 @@ fn shared_memory(config: &Config, problems: &mut Vec<Problem>) {
             let previews = preview.as_ref().map_or(0, |plan| {
                 segment_bytes_with_results(plan.slots, &plan.layout_for(&layout), plan.max_faces)
             });
-            Some(segment_bytes(camera.slots.get() as usize, &layout) + previews)
+            let slots = ring_slots(camera.slots.get() as usize, preview.is_some());
+            Some(segment_bytes(slots, &layout) + previews)
         })
         .sum();
     if let Ok(have) = free_space(Path::new(RING_DIR))

@@ -48,6 +48,12 @@ pub struct CameraPlan {
     pub video: Option<VideoPlan>,
 }
 
+/// Slots of a camera's ring of which `own` are for itself and its other consumers.
+pub fn ring_slots(own: usize, has_preview: bool) -> usize {
+    let held = if has_preview { PreviewPlan::HELD } else { 0 };
+    (own + held).min(RingOptions::MOST_SLOTS)
+}
+
 /// Entries of the frame index that may wait for the recorder, and facts for the streams: at 60 fps more than 15 s.
 pub(crate) const INDEX_CAPACITY: usize = 1024;
 
@@ -443,7 +449,7 @@ impl DataPlane {
         let line = self.camera(id);
         let options = RingOptions {
             dir: self.ring_dir.clone(),
-            slots: line.plan.slots,
+            slots: ring_slots(line.plan.slots, self.preview().is_some()),
             ..RingOptions::new(format!("{}.{}", self.session_name, line.plan.name), opened.layout)
         };
         let (ring, is_new) = lock(&line.ring).ring_for(options)?;

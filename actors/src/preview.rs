@@ -56,6 +56,10 @@ impl PreviewPlan {
     /// Slots of a camera's segment: the newest, the next, and two that readers have time for.
     pub const SLOTS: usize = 4;
 
+    /// Slots of the camera's own ring that the preview may hold: a frame that waits and one that is drawn. The ring is made
+    /// larger by these, so that a slow preview takes no slot from anybody.
+    pub const HELD: usize = 2;
+
     /// The previews of a camera whose pictures are of this layout.
     pub fn layout_for(&self, camera: &PictureLayout) -> PictureLayout {
         let [width, height] = [f64::from(camera.width), f64::from(camera.height)];

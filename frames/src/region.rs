@@ -59,6 +59,7 @@ use youquanti_models::{FrameMeta, PictureLayout, PixelFormat};
 
 use crate::generation::{begin_write, end_write};
 use crate::results;
+use crate::ring::RingOptions;
 use crate::segment::{RingError, Segment};
 
 #[cfg(target_endian = "big")]
@@ -70,7 +71,7 @@ const STATE_LIVE: u32 = 1;
 const STATE_CLOSED: u32 = 2;
 const PAGE: usize = 4096;
 const MAX_SIDE: u32 = 16384;
-const SLOTS: std::ops::RangeInclusive<usize> = 2..=64;
+const SLOTS: std::ops::RangeInclusive<usize> = 2..=RingOptions::MOST_SLOTS;
 
 /// All fields are atomics, so that a shared reference may exist while the owner writes and others read.
 #[repr(C)]

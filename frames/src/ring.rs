@@ -38,6 +38,9 @@ impl RingOptions {
     /// Slots of a ring unless told otherwise.
     pub const DEFAULT_SLOTS: usize = 8;
 
+    /// Most slots of a ring.
+    pub const MOST_SLOTS: usize = 64;
+
     /// A ring of [`Self::DEFAULT_SLOTS`] slots in `/dev/shm`.
     pub fn new(name: impl Into<String>, layout: PictureLayout) -> Self {
         Self {
