@@ -16,6 +16,7 @@ use youquanti_models::time::Timestamp;
 
 use crate::calibration::StampOffset;
 use crate::capture::ControlReading;
+use crate::recorder::Override;
 
 use super::schema::*;
 use super::{SessionFileError, failed_to};
@@ -61,6 +62,8 @@ pub struct HeaderFacts {
     pub backend_reason: String,
     /// Networks: id → SHA-256.
     pub models: BTreeMap<String, String>,
+    /// Set where the session was started although something is missing.
+    pub overridden: Option<Override>,
     /// In a recovered copy: the name of the original, and what of it is lost.
     pub recovered: Option<Recovered>,
 }
@@ -523,10 +526,8 @@ fn read_header(file: &File) -> Result<HeaderFacts, SessionFileError> {
         backend_runtime: read_text(file, "backend_runtime")?,
         backend_reason: read_text(file, "backend_reason")?,
         models: models.iter().map(|entry| (text_of(&entry.id), text_of(&entry.sha256))).collect(),
-        recovered: match is_there(file, recording_attribute::RECOVERED)? {
-            true => Some(read_json(file, recording_attribute::RECOVERED)?),
-            false => None,
-        },
+        overridden: read_json(file, recording_attribute::OVERRIDE)?,
+        recovered: read_json(file, recording_attribute::RECOVERED)?,
     })
 }
 

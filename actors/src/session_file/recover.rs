@@ -319,8 +319,9 @@ impl Copy<'_> {
                 return Ok(());
             }
         };
-        let mut faces = Bundle::default();
+        let mut together = Bundle::default();
         for name in names {
+            let ruler = ruler_of(&name).map(|ruler| format!("{path}/{ruler}"));
             let path = format!("{path}/{name}");
             if let Ok(group) = from.group(&name) {
                 let made = to.create_group(&name).map_err(failed_to("create", &*path))?;
@@ -333,14 +334,13 @@ impl Copy<'_> {
                     self.lost.push(format!("{path} has rows of a type that is not known"));
                     continue;
                 };
-                let belongs_to_faces = FACE_TABLES.contains(&&*name);
-                let ruler = if belongs_to_faces { path.replace(&*name, FACES) } else { path };
-                let rows = self.commit.as_ref().and_then(|(_, rows)| rows.get(&ruler).copied());
+                let counted = ruler.as_ref().unwrap_or(&path);
+                let rows = self.commit.as_ref().and_then(|(_, rows)| rows.get(counted).copied());
                 let there = dataset.shape().first().map_or(0, |&rows| rows as u64);
                 let rows = rows.unwrap_or(there);
-                if belongs_to_faces {
-                    faces.rows = faces.rows.max(rows);
-                    faces.tables.push(table);
+                if ruler.is_some() {
+                    together.rows = together.rows.max(rows);
+                    together.tables.push(table);
                 } else {
                     self.bundles.push(Bundle { tables: vec![table], rows, saved: 0 });
                 }
@@ -348,11 +348,8 @@ impl Copy<'_> {
                 self.lost.push(format!("{path} cannot be opened"));
             }
         }
-        if !faces.tables.is_empty() {
-            if faces.tables.len() < FACE_TABLES.len() {
-                self.lost.push(format!("tables of {path} that belong to its faces are missing"));
-            }
-            self.bundles.push(faces);
+        if !together.tables.is_empty() {
+            self.bundles.push(together);
         }
         Ok(())
     }
@@ -380,6 +377,7 @@ impl Copy<'_> {
         }
         first_of!(
             FrameRow,
+            VideoRow,
             ResultRow,
             FaceRow,
             ParticipantRow,
@@ -389,6 +387,8 @@ impl Copy<'_> {
             QualityRow,
             ClockRow,
             StopRow,
+            PairRow,
+            WindowRow,
             f32,
             f64,
             u8,
@@ -408,6 +408,15 @@ impl Copy<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The table whose committed rows count for one of those whose row i belongs together; a group has one such set.
+fn ruler_of(table: &str) -> Option<&'static str> {
+    match table {
+        WINDOWS | VALUES => Some(WINDOWS),
+        face if FACE_TABLES.contains(&face) => Some(FACES),
+        _ => None,
     }
 }
 

@@ -166,6 +166,8 @@ pub(super) mod recording_attribute {
     pub(crate) const NOTES: &str = "notes";
     /// Who started it; empty if nobody said.
     pub(crate) const BY: &str = "recorded_by";
+    /// Where the session was started although something is missing, JSON: `reason`, `by`, `missing`.
+    pub(crate) const OVERRIDE: &str = "override";
     /// In a recovered copy alone, JSON: the name of the original, and what of it is lost, in words.
     pub(crate) const RECOVERED: &str = "recovered";
 }

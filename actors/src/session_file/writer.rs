@@ -20,6 +20,7 @@ use youquanti_models::time::{Timestamp, UtcNanos};
 
 use crate::calibration::StampOffset;
 use crate::capture::{Asked, ControlReading};
+use crate::recorder::Override;
 use crate::synchrony::{Likeness, SynchronyOptions, SynchronyWindow};
 
 use super::disk::{DiskSpace, OnDisk};
@@ -40,6 +41,8 @@ pub struct SessionHeader<'a> {
     pub notes: &'a str,
     /// Who started it; empty if nobody said.
     pub recorded_by: &'a str,
+    /// Set where the session was started although something is missing.
+    pub overridden: Option<&'a Override>,
     /// Calendar time at `clock_start`.
     pub utc_start: UtcNanos,
     /// When the recording started.
@@ -498,7 +501,7 @@ impl SessionWriter {
         Ok(FlushReport { rows, file_bytes: self.file.size(), free_bytes: space? })
     }
 
-    /// Writes the last rows, the final ledger as (camera, consumer, item, count) and the verdict, and closes
+    /// Writes the last rows, a last pair of clocks, the final ledger as (camera, consumer, item, count) and the verdict, and closes
     /// the file so that any reader opens it plainly. Works on a full disk, with the space that was set aside.
     ///
     /// # Errors
@@ -515,6 +518,8 @@ impl SessionWriter {
         for &(camera, consumer, item, count) in ledger {
             self.put_ledger(now, camera, consumer, item, count)?;
         }
+        let clock = self.clock.append(&[ClockRow { time_ns: now.0, utc_ns: utc.0 }]);
+        self.note(clock, CLOCK)?;
         let (text_offset, text_length) = self.put_text(verdict)?;
         let stop = StopRow { time_ns: now.0, utc_ns: utc.0, text_offset, text_length };
         self.stop.append(&[stop]).map_err(failed_to("append to", STOP))?;
@@ -896,6 +901,9 @@ fn write_header(file: &File, header: &SessionHeader<'_>) -> Result<(), SessionFi
     number(file, recording_attribute::NUMBER, header.recording)?;
     text_attribute(file, recording_attribute::NOTES, header.notes)?;
     text_attribute(file, recording_attribute::BY, header.recorded_by)?;
+    if let Some(overridden) = header.overridden {
+        json_attribute(file, recording_attribute::OVERRIDE, overridden)?;
+    }
     number(file, "utc_start", header.utc_start.0)?;
     text_attribute(file, "clock", "CLOCK_MONOTONIC, nanoseconds")?;
     number(file, "clock_start", header.clock_start.0)?;
