@@ -858,6 +858,7 @@ impl Handler<EndRecording> for RecorderActor {
         // Video has ended: these are all.
         while self.take_video_row(ctx, &mut task) {}
         self.report_quality(ctx);
+        self.write(ctx, |file, plane, _| file.writer.append_clock(plane.clock.now(), plane.clock.utc()));
         self.close()
     }
 }

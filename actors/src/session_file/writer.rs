@@ -501,7 +501,7 @@ impl SessionWriter {
         Ok(FlushReport { rows, file_bytes: self.file.size(), free_bytes: space? })
     }
 
-    /// Writes the last rows, a last pair of clocks, the final ledger as (camera, consumer, item, count) and the verdict, and closes
+    /// Writes the last rows, the final ledger as (camera, consumer, item, count) and the verdict, and closes
     /// the file so that any reader opens it plainly. Works on a full disk, with the space that was set aside.
     ///
     /// # Errors
@@ -518,8 +518,6 @@ impl SessionWriter {
         for &(camera, consumer, item, count) in ledger {
             self.put_ledger(now, camera, consumer, item, count)?;
         }
-        let clock = self.clock.append(&[ClockRow { time_ns: now.0, utc_ns: utc.0 }]);
-        self.note(clock, CLOCK)?;
         let (text_offset, text_length) = self.put_text(verdict)?;
         let stop = StopRow { time_ns: now.0, utc_ns: utc.0, text_offset, text_length };
         self.stop.append(&[stop]).map_err(failed_to("append to", STOP))?;
