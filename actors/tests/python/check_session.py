@@ -13,8 +13,10 @@ import numpy as np
 
 COLUMNS = {
     "frames": ["seq", "driver_seq", "flags", "captured_at_ns", "received_at_ns", "video_index"],
+    "video": ["seq", "captured_at_ns", "segment", "frame"],
     "results": ["frame_seq", "captured_at_ns", "faces", "over_limit", "detector_ran"],
-    "faces": ["frame_seq", "captured_at_ns", "track", "participant", "score", "bbox", "presence", "latency_us"],
+    "faces": ["frame_seq", "captured_at_ns", "track", "participant", "score", "bbox", "presence",
+              "sharpness", "latency_us"],
     "participants": ["time_ns", "id", "track", "name", "role", "camera", "why"],
     "markers": ["time_ns", "text_offset", "text_length", "source", "kind"],
     "events": ["time_ns", "text_offset", "text_length", "source", "kind"],
