@@ -29,7 +29,7 @@ COLUMNS = {
     "windows": ["start_ns", "end_ns"],
 }
 ROW_SHAPES = {"landmarks": (478, 3), "blendshapes": (52,), "head_pose": (4, 4)}
-PICTURE = ["index", "width", "height", "stride", "pixel_format", "device", "stamp_source"]
+PICTURE = ["index", "width", "height", "stride", "pixel_format", "device", "stamp_source", "video"]
 STOCK_FILTERS = {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE}
 
 
