@@ -39,7 +39,7 @@ pub use youquanti_actors as actors;
 pub use youquanti_actors::control::{Command, CommandError, Control, Done};
 pub use youquanti_actors::live::{Next, Stream};
 pub use youquanti_actors::messages::FacesNamed;
-pub use youquanti_actors::recorder::{RecordingRequest, RecordingStarted};
+pub use youquanti_actors::recorder::{Override, RecordingRequest, RecordingStarted};
 pub use youquanti_actors::session::{
     CameraReport, RecordingError, RecordingReport, SessionReport, StartError,
 };

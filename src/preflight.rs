@@ -13,8 +13,9 @@ use std::time::Duration;
 use youquanti_actors::capture::{CaptureError, v4l2};
 use youquanti_actors::ffmpeg;
 use youquanti_actors::plane::ring_slots;
+use youquanti_actors::session_file::{self, network_file_system};
 use youquanti_actors::video::find_encoder;
-use youquanti_config::{Config, ConfigErrors, OnFatal, Problem, SourceConfig};
+use youquanti_config::{self as config, Config, ConfigErrors, OnFatal, Problem, SourceConfig};
 use youquanti_frames::{segment_bytes, segment_bytes_with_results};
 use youquanti_gpu as gpu;
 use youquanti_models::{PictureLayout, with_causes};
@@ -28,8 +29,34 @@ use crate::wiring::{self, RING_DIR};
 /// # Errors
 /// All problems, in the order of the configuration's file.
 pub fn check(config: &Config) -> Result<Backend, ConfigErrors> {
-    let mut problems = Vec::new();
-    sources(config, &mut problems);
+    let Findings { backend, mut problems, missing } = look(config);
+    problems.extend(missing);
+    ConfigErrors::check(backend, problems)
+}
+
+/// The same for a session that is to start although something that it requires is missing: cameras, and disk space
+/// for the planned duration. Returns what is, in words.
+///
+/// # Errors
+/// All problems that no decision helps against.
+pub fn check_overridden(config: &Config) -> Result<(Backend, Vec<String>), ConfigErrors> {
+    let Findings { backend, problems, missing } = look(config);
+    let missing = missing.iter().map(|problem| problem.message.clone()).collect();
+    Ok((ConfigErrors::check(backend, problems)?, missing))
+}
+
+/// What was found.
+struct Findings {
+    backend: Option<Backend>,
+    /// Problems that prevent any session.
+    problems: Vec<Problem>,
+    /// Problems that somebody may decide to start in spite of.
+    missing: Vec<Problem>,
+}
+
+fn look(config: &Config) -> Findings {
+    let (mut problems, mut missing) = (Vec::new(), Vec::new());
+    sources(config, &mut problems, &mut missing);
     offsets(config, &mut problems);
     shared_memory(config, &mut problems);
     let backend = backend::decide(config).map_err(|found| problems.extend(found)).ok();
@@ -37,7 +64,7 @@ pub fn check(config: &Config) -> Result<Backend, ConfigErrors> {
         networks(config, backend, &mut problems);
     }
     if config.recording.enabled {
-        folder(config, &mut problems);
+        folder(config, &mut problems, &mut missing);
     }
     video(config, &mut problems);
     if config.recording.derived_only {
@@ -46,7 +73,7 @@ pub fn check(config: &Config) -> Result<Backend, ConfigErrors> {
     if config.lsl.enabled {
         lsl(config, &mut problems);
     }
-    ConfigErrors::check(backend, problems)
+    Findings { backend, problems, missing }
 }
 
 /// Bytes that a user without privileges may still write to the file system of `path`, or of its nearest
@@ -64,7 +91,7 @@ fn existing_ancestor(path: &Path) -> PathBuf {
     found.filter(|found| !found.as_os_str().is_empty()).map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
-fn sources(config: &Config, problems: &mut Vec<Problem>) {
+fn sources(config: &Config, problems: &mut Vec<Problem>, missing: &mut Vec<Problem>) {
     // Nodes that cameras before have: a camera has several names.
     let mut nodes = Vec::new();
     for (index, camera) in config.cameras.iter().enumerate() {
@@ -85,17 +112,18 @@ fn sources(config: &Config, problems: &mut Vec<Problem>) {
                 } else if let Err(error) = knock(source.path.as_str()) {
                     let wrong = format!("cannot be reached: {error}");
                     let remedy = "switch the camera on, and check its address and the network";
-                    problems.push(config.problem(&key, &wrong, remedy));
+                    missing.push(config.problem(&key, &wrong, remedy));
                 }
             }
             SourceConfig::V4l2(source) => {
                 let key = format!("camera[{index}].v4l2.device");
-                let mut problem = |wrong: &str, remedy| problems.push(config.problem(&key, wrong, remedy));
+                let mut problem = |wrong: &str, remedy| missing.push(config.problem(&key, wrong, remedy));
                 match v4l2::locate(&source.device.to_string()) {
-                    Ok(path) if nodes.contains(&path) => problem(
+                    Ok(path) if nodes.contains(&path) => problems.push(config.problem(
+                        &key,
                         &format!("is {}, the device of another camera too", path.display()),
                         "choose another device: `youquanti cameras` lists them",
-                    ),
+                    )),
                     Ok(path) => nodes.push(path),
                     Err(error @ CaptureError::Unavailable { .. }) => problem(
                         &format!("cannot be used: {error}"),
@@ -272,32 +300,69 @@ fn lsl(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
-fn folder(config: &Config, problems: &mut Vec<Problem>) {
+fn folder(config: &Config, problems: &mut Vec<Problem>, missing: &mut Vec<Problem>) {
     let directory = &config.session.directory;
     let existing = existing_ancestor(directory);
     let remedy = "choose a folder that can be written, here or with --record";
+    let mut wrong = |wrong: &str, remedy| problems.push(config.problem("session.directory", wrong, remedy));
     if !existing.is_dir() {
-        let wrong = format!("cannot be made: {} is not a folder", existing.display());
-        problems.push(config.problem("session.directory", &wrong, remedy));
+        wrong(&format!("cannot be made: {} is not a folder", existing.display()), remedy);
         return;
     }
     if let Err(error) = rustix::fs::access(&existing, rustix::fs::Access::WRITE_OK) {
-        let wrong = format!("cannot be written: {}: {error}", existing.display());
-        problems.push(config.problem("session.directory", &wrong, remedy));
+        wrong(&format!("cannot be written: {}: {error}", existing.display()), remedy);
     }
-    let reserve = config.recording.reserve.get();
-    match free_space(&existing) {
-        Ok(free) if free <= reserve => problems.push(config.problem(
+    if let Some(kind) = network_file_system(&existing) {
+        let what = format!("is on a network file system ({kind}), which does not keep the order of writes");
+        wrong(&what, "record to a local disk, and copy the file afterwards");
+    }
+    let free = match free_space(&existing) {
+        Ok(free) => free,
+        Err(error) => return wrong(&format!("cannot be asked for free space: {error}"), remedy),
+    };
+    // Set aside for closing the file, and as much that has to stay free.
+    let reserve = 2 * config.recording.reserve.get();
+    if free <= reserve {
+        problems.push(config.problem(
             "recording.reserve",
-            &format!("is more than the {free} bytes that are free in {}", existing.display()),
+            &format!("needs twice its size, and {free} bytes are free in {}", existing.display()),
             "free some space, record elsewhere, or lower the reserve",
-        )),
-        Ok(_) => {}
-        Err(error) => {
-            let wrong = format!("cannot be asked for free space: {error}");
-            problems.push(config.problem("session.directory", &wrong, remedy));
+        ));
+    } else if let Some(duration) = config.session.duration {
+        let need = (bytes_per_second(config) * duration.get().as_secs_f64()) as u64;
+        if need > free - reserve {
+            let faces = faces_per_camera(config);
+            let what = format!(
+                "needs about {} MB of disk with {faces} {} in each camera, and {} MB are free in {} beside the reserve",
+                need / 1_000_000,
+                if faces == 1 { "face" } else { "faces" },
+                (free - reserve) / 1_000_000,
+                existing.display()
+            );
+            let remedy = "free some space, record elsewhere, or say how many people there are (participants.expected, \
+                          pipeline.max_faces); --override starts all the same";
+            missing.push(config.problem("session.duration", &what, remedy));
         }
     }
+}
+
+/// Most faces that one camera can show for long: those that are followed, or the people that are expected.
+fn faces_per_camera(config: &Config) -> u32 {
+    let followed = config.pipeline.max_faces.get();
+    config.participants.expected.map_or(followed, |expected| expected.get().min(followed))
+}
+
+/// How fast a session's file grows, from the rows that each camera brings when every face is there all the time. What
+/// compression saves is not counted on. Videos that do not say how fast they are count as 30 frames a second.
+fn bytes_per_second(config: &Config) -> f64 {
+    let seeks = config.pipeline.backend != config::Backend::None;
+    let faces = if seeks { f64::from(faces_per_camera(config)) } else { 0.0 };
+    let fps = |source: &SourceConfig| match source {
+        SourceConfig::Scene(scene) => scene.fps.get(),
+        SourceConfig::File(file) => file.fps.map_or(30.0, |fps| fps.get()),
+        SourceConfig::V4l2(camera) => camera.fps.get(),
+    };
+    config.cameras.iter().map(|camera| session_file::bytes_per_second(fps(&camera.source), faces)).sum()
 }
 
 #[cfg(test)]
@@ -314,6 +379,20 @@ mod tests {
         check(head, &[]);
         check(&format!("{head}/dev/zram0 partition 8388604 0 100\n"), &[]);
         check(&format!("{head}/dev/zram0 partition 1 0 100\n/swapfile file 2 0 -2\n"), &["/swapfile"]);
+    }
+
+    #[test]
+    fn a_file_grows_with_cameras_rates_and_people() {
+        let rate = |text: &str| {
+            let text = format!("version = 1\n[[camera]]\nname = \"a\"\n{text}");
+            bytes_per_second(&Config::from_toml(&text, "test.toml").unwrap())
+        };
+        let one = rate("scene = { fps = 30 }\n[pipeline]\nmax_faces = 1");
+        assert!((180_000.0..190_000.0).contains(&one), "{one}");
+        let two = rate("scene = { fps = 60 }\n[participants]\nexpected = 1");
+        assert_eq!(two, 2.0 * one);
+        let four = rate("scene = { fps = 30 }\n[participants]\nexpected = 64");
+        assert!((3.9 * one..4.0 * one).contains(&four), "four faces are followed: {four}");
     }
 
     #[test]

@@ -3,23 +3,26 @@
 //! Owns nothing but the handle; the session runs on threads of its own. Dropped, it ends the session in
 //! good order, waiting for it.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use tracing::{error, info, warn};
 use youquanti_actors::clock::SystemClock;
 use youquanti_actors::control::Control;
 use youquanti_actors::ledger::CameraSnapshot;
 use youquanti_actors::live::Stream;
 use youquanti_actors::messages::{Event, FacesNamed};
-use youquanti_actors::recorder::{RecordingRequest, RecordingStarted};
+use youquanti_actors::recorder::{Override, RecordingRequest, RecordingStarted};
 use youquanti_actors::session::{RecordingError, SessionHandle, SessionPlan, SessionReport, StartError};
-use youquanti_actors::session_file::Summary;
+use youquanti_actors::session_file::{SessionFileError, Summary, abandoned_files, recover, recovered_path};
 use youquanti_actors::stats::LatencySnapshot;
 use youquanti_config::{Config, ConfigErrors};
-use youquanti_models::{CameraName, Clock, Timestamp, TrackIds};
+use youquanti_models::{CameraName, Clock, Timestamp, TrackIds, with_causes};
 
 use crate::backend::Backend;
 use crate::offsets::{Offsets, OffsetsError};
@@ -50,6 +53,66 @@ pub enum SessionError {
 /// A running session.
 pub struct Session {
     handle: SessionHandle,
+    rescue: Option<Rescue>,
+}
+
+/// Makes finished copies of files that earlier programs left unfinished, while a session runs.
+struct Rescue {
+    is_broken_off: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Rescue {
+    /// Looks into the folder of recordings; nothing to do, nobody to do it.
+    fn start(folder: &Path) -> Option<Self> {
+        let files = match abandoned_files(folder) {
+            Ok(files) => files,
+            Err(error) => {
+                warn!(folder = %folder.display(), %error, "no look for files that were never closed");
+                return None;
+            }
+        };
+        if files.is_empty() {
+            return None;
+        }
+        let is_broken_off = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&is_broken_off);
+        let thread = std::thread::Builder::new().name("yq-rescue".to_owned());
+        let spawned = thread.spawn(move || files.iter().for_each(|file| rescue(file, &flag)));
+        let thread = spawned.map_err(|error| warn!(%error, "no thread to recover files with")).ok()?;
+        Some(Self { is_broken_off, thread })
+    }
+
+    /// What is half done is left for another time.
+    fn end(self) {
+        self.is_broken_off.store(true, Ordering::Relaxed);
+        if self.thread.join().is_err() {
+            error!("recovering files of earlier sessions panicked");
+        }
+    }
+}
+
+fn rescue(file: &Path, is_broken_off: &AtomicBool) {
+    let (path, to) = (file.display(), recovered_path(file));
+    warn!(%path, "a program was ended while it wrote this file: making a finished copy");
+    let go_on = || match is_broken_off.load(Ordering::Relaxed) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
+    match recover(file, &to, &mut |_, _| go_on()) {
+        Ok(recovery) if recovery.lost.is_empty() => info!(copy = %to.display(), "recovered, nothing is lost"),
+        Ok(recovery) => warn!(copy = %to.display(), lost = ?recovery.lost, "recovered in part"),
+        Err(error @ SessionFileError::Interrupted) => info!(%path, %error, "the next session will try again"),
+        Err(error) => warn!(%path, error = with_causes(&error), "could not be recovered"),
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(rescue) = self.rescue.take() {
+            rescue.end();
+        }
+    }
 }
 
 /// Figures of one camera at one moment. The difference of two is what happened between.
@@ -106,14 +169,36 @@ impl Session {
     /// # Errors
     /// The first part that fails to start. Nothing is left running or lying about.
     pub fn start_checked(config: &Config, backend: &Backend) -> Result<Self, SessionError> {
+        Self::launch(config, backend, None)
+    }
+
+    /// Starts although something that the session requires is missing: cameras, which are then tried for ever, and disk
+    /// space for the planned duration. The file and the report say who decided so and why, and the session ends degraded.
+    ///
+    /// # Errors
+    /// What no decision helps against: see [`preflight::check_overridden`].
+    pub fn start_overridden(config: &Config, reason: &str, by: &str) -> Result<Self, SessionError> {
+        let (backend, missing) = preflight::check_overridden(config)?;
+        let overridden = Override { reason: reason.to_owned(), by: by.to_owned(), missing };
+        Self::launch(config, &backend, Some(overridden))
+    }
+
+    fn launch(
+        config: &Config,
+        backend: &Backend,
+        overridden: Option<Override>,
+    ) -> Result<Self, SessionError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let plan = prepare(config, backend, &wiring::track_ids(config), clock.as_ref())?;
-        Ok(Self { handle: SessionHandle::start(plan, clock)? })
+        let mut plan = prepare(config, backend, &wiring::track_ids(config), clock.as_ref())?;
+        plan.recording.overridden = overridden;
+        let folder = plan.record_from_start.is_some().then(|| plan.recording.directory.clone());
+        let handle = SessionHandle::start(plan, clock)?;
+        Ok(Self { handle, rescue: folder.and_then(|folder| Rescue::start(&folder)) })
     }
 
     /// A session that has been started.
     pub(crate) fn of(handle: SessionHandle) -> Self {
-        Self { handle }
+        Self { handle, rescue: None }
     }
 
     /// The session's newest file, written or being written; `None` when nothing was recorded yet.

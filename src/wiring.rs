@@ -456,6 +456,7 @@ fn recording(config: &Config, clock: &dyn Clock) -> RecordingPlan {
             config::OnRecordingFailure::Stop => OnFailure::Stop,
             config::OnRecordingFailure::Continue => OnFailure::Continue,
         },
+        overridden: None,
     }
 }
 

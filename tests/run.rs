@@ -182,10 +182,21 @@ fn a_killed_session_leaves_a_file_to_read_and_no_obstacle() {
     assert_eq!(reader.landmarks(0, 0..faces).unwrap().len() as u64, faces);
     assert_eq!(with_h5py(&file, &["--swmr"])["cameras"]["one"]["frames"], frames);
 
-    let short = ENDLESS.replace("fps = 25", "pace = \"lossless\", frames = 5");
-    scratch.write("short.toml", config(&name, &[("one", &short)], ""));
-    scratch.run(&["run", "short.toml", "--record", "again"]).with(0);
-    assert_eq!(SessionReader::open(&scratch.sessions("again")[0]).unwrap().frame_count(0), 5);
+    drop(reader);
+
+    let args = ["recover", file.to_str().unwrap(), "--to", "copy.h5", "--json"];
+    let saved = scratch.run(&args).with(0).json();
+    assert_eq!((&saved["lost"], &saved["to"]), (&Value::Array(Vec::new()), &"copy.h5".into()));
+    assert_eq!(with_h5py(&scratch.path("copy.h5"), &[])["cameras"]["one"]["frames"], frames);
+    scratch.run(&args).with(2).says(&["copy.h5 exists already"]);
+
+    // The next session in the same folder makes a finished copy by itself.
+    let mut running = scratch.start(&["run", "endless.toml", "--duration", "600s"]);
+    running.wait_for("recovered, nothing is lost");
+    running.signal(Signal::INT);
+    running.end().with(0);
+    let copy = file.with_extension("recovered.h5");
+    assert_eq!(with_h5py(&copy, &[])["cameras"]["one"]["faces"], faces);
     assert_eq!(segments(&name), Vec::<String>::new());
 }
 
@@ -214,6 +225,55 @@ fn a_disk_that_fills_ends_a_session_loudly_with_what_is_safe() {
 }
 
 #[test]
+fn what_is_missing_is_refused_or_recorded_with_who_decided_so() {
+    let (scratch, name) = (Scratch::new(), unique("missing"));
+    let gone = "v4l2 = { device = \"usb-nobody-has-this\" }";
+    let text = config(&name, &[("one", ENDLESS), ("gone", gone)], "");
+    scratch.write("missing.toml", text);
+    scratch.run(&["run", "missing.toml", "--json"]).with(3);
+    scratch.run(&["run", "missing.toml", "--override", "it is being repaired"]).with(2).says(&["--by"]);
+    let args = ["run", "missing.toml", "--json", "--override", "it is being repaired", "--by", "Ada"];
+    let ended = scratch.run(&[&args[..], &["--duration", "3s"]].concat()).with(4);
+    ended.says(&["missing: ", "usb-nobody-has-this"]);
+    let report = ended.json();
+    let codes: Vec<_> = report["verdict"]["reasons"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|reason| reason["code"].as_str().unwrap())
+        .collect();
+    assert!(codes.contains(&"overridden") && codes.contains(&"camera_failed"), "{codes:?}");
+
+    let found = SessionReader::open(&scratch.session()).unwrap().inspect(1000).unwrap();
+    let overridden = found.header.overridden.as_ref().unwrap();
+    assert_eq!((&*overridden.by, &*overridden.reason), ("Ada", "it is being repaired"));
+    assert!(overridden.missing[0].contains("usb-nobody-has-this"), "{overridden:?}");
+    assert_eq!(found.events_by_kind["overridden"], 1);
+    assert!(found.cameras[0].frames > 0 && found.cameras[1].frames == 0);
+    assert!(found.gaps.iter().any(|gap| gap.source == "gone"), "{:?}", found.gaps);
+    let verdict: Value = serde_json::from_str(&found.stop.unwrap().verdict).unwrap();
+    assert_eq!(
+        (&verdict["state"], &verdict["reasons"][0]["code"]),
+        (&"degraded".into(), &"overridden".into())
+    );
+    with_h5py(&scratch.session(), &[]);
+}
+
+#[test]
+fn a_disk_that_is_too_small_for_the_duration_or_may_not_be_written() {
+    let scratch = Scratch::new();
+    scratch.write("long.toml", config(&unique("long"), &[("one", ENDLESS)], ""));
+    let args = ["run", "long.toml", "--record", "disk", "--duration", "8h"];
+    let Some(ended) = scratch.run_on_disk("size=64m", &args) else { return };
+    ended.with(3).says(&["of disk with 4 faces in each camera", "--override starts all the same"]);
+
+    let scratch = Scratch::new();
+    scratch.write("long.toml", config(&unique("ro"), &[("one", ENDLESS)], ""));
+    let Some(ended) = scratch.run_on_disk("ro,size=64m", &args) else { return };
+    ended.with(3).says(&["cannot be written", "Read-only file system"]);
+}
+
+#[test]
 fn a_disk_that_is_full_from_the_start() {
     let scratch = Scratch::new();
     let text = config(&unique("full"), &[("one", ENDLESS)], "");
@@ -222,7 +282,7 @@ fn a_disk_that_is_full_from_the_start() {
         return;
     };
     ended.with(3).says(&[
-        "recording: reserve = \"4MB\" is more than the",
+        "recording: reserve = \"4MB\" needs twice its size",
         "are free in disk",
         "remedy: free some space",
     ]);

@@ -200,6 +200,7 @@ impl Options {
                 flush_interval: Duration::from_secs(1),
                 options: SessionOptions::default(),
                 on_failure: OnFailure::Stop,
+                overridden: None,
             },
             record_from_start: None,
             lsl: Some(lsl),

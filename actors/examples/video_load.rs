@@ -226,6 +226,7 @@ fn measure(load: &Load, reel: &Arc<[Vec<u8>]>, length: Duration) -> Result<Strin
             flush_interval: Duration::from_secs(1),
             options: SessionOptions::default(),
             on_failure: OnFailure::Stop,
+            overridden: None,
         },
         record_from_start: Some(RecordingRequest {
             name: Some("load".to_owned()),

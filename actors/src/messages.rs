@@ -156,12 +156,16 @@ pub enum EventKind {
     SessionStarted,
     /// The session is about to end, and why.
     SessionStopping,
+    /// The session began although something that it requires is missing: what, who decided so, and why.
+    Overridden,
     /// A file is being written from now on.
     RecordingStarted,
     /// A file was closed: where it is and what is in it.
     RecordingStopped,
     /// A file could not be written to its end: the session goes on without, or ends, as its plan says.
     RecordingFailed,
+    /// At the rate at which a file grows, its disk is full within ten minutes.
+    DiskLow,
     /// A camera delivers frames.
     CameraStarted,
     /// A child failed and will be restarted.
@@ -216,6 +220,8 @@ impl EventKind {
         match self {
             EventKind::SessionStarted => "session_started",
             EventKind::SessionStopping => "session_stopping",
+            EventKind::Overridden => "overridden",
+            EventKind::DiskLow => "disk_low",
             EventKind::RecordingStarted => "recording_started",
             EventKind::RecordingStopped => "recording_stopped",
             EventKind::RecordingFailed => "recording_failed",

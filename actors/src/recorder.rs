@@ -7,6 +7,7 @@
 //! file is closed as well as it can be, and the session is told. Without a file it only keeps the books.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use actix::fut::ActorFuture;
 use actix::prelude::*;
 use futures_core::Stream;
+use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 use youquanti_frames::MailboxStream;
 use youquanti_models::{
@@ -82,6 +84,25 @@ pub struct RecordingPlan {
     pub options: SessionOptions,
     /// What follows a file that cannot be written to its end.
     pub on_failure: OnFailure,
+    /// Set where the session was started although something is missing.
+    pub overridden: Option<Override>,
+}
+
+/// Somebody's decision to start a session although something that it requires is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// Why.
+    pub reason: String,
+    /// Who decided so.
+    pub by: String,
+    /// What was missing, as far as it was known before the start.
+    pub missing: Vec<String>,
+}
+
+impl fmt::Display for Override {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "started by {} although something is missing: {}", self.by, self.reason)
+    }
 }
 
 /// What may be said of a recording when it is started.
@@ -298,6 +319,9 @@ impl RecorderActor {
         self.checkpoint_at = at;
         self.files = number;
         self.plane.findings.recording_begins();
+        if let Some(overridden) = &self.plan.overridden {
+            self.plane.findings.add_to_recording(ReasonCode::Overridden, at, overridden.to_string());
+        }
         for gap in self.open_gaps.values() {
             let text = format!(
                 "camera {} was away when the recording began: {}",
@@ -359,8 +383,11 @@ fn path_of(plan: &RecordingPlan, request: &RecordingRequest, utc: UtcNanos) -> R
     let Some(name) = &request.name else {
         let stamp =
             jiff::Timestamp::from_nanosecond(i128::from(utc.0)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-        let name = format!("{}_{}.h5", plan.session_name, stamp.strftime("%Y%m%dT%H%M%S%.3fZ"));
-        return Ok(plan.directory.join(name));
+        let name = format!("{}_{}", plan.session_name, stamp.strftime("%Y%m%dT%H%M%S%.3fZ"));
+        // A calendar that was set back may come to the same moment again.
+        let numbered = (2..100).map(|n| plan.directory.join(format!("{name}_{n}.h5")));
+        let mut paths = std::iter::once(plan.directory.join(format!("{name}.h5"))).chain(numbered);
+        return paths.find(|path| !path.exists()).ok_or_else(|| format!("{name}.h5 exists 99 times"));
     };
     if !can_name_a_file(name) {
         return Err(format!(
@@ -537,6 +564,7 @@ fn create(
             recording: number,
             notes: &request.notes,
             recorded_by: &request.by,
+            overridden: plan.overridden.as_ref(),
             utc_start: plane.clock.utc(),
             clock_start: at,
             software: &plan.software,
@@ -830,6 +858,7 @@ impl Handler<EndRecording> for RecorderActor {
         // Video has ended: these are all.
         while self.take_video_row(ctx, &mut task) {}
         self.report_quality(ctx);
+        self.write(ctx, |file, plane, _| file.writer.append_clock(plane.clock.now(), plane.clock.utc()));
         self.close()
     }
 }
@@ -860,6 +889,7 @@ mod tests {
             flush_interval: Duration::from_secs(1),
             options: SessionOptions::default(),
             on_failure: OnFailure::Stop,
+            overridden: None,
         };
         let path = |name: Option<&str>| {
             let request = RecordingRequest { name: name.map(str::to_owned), ..RecordingRequest::default() };

@@ -86,6 +86,10 @@ const WATCH_PREVIEW: WatchPolicy = WatchPolicy { when_hung: WhenHung::Suspend, .
 const FIRST_FRAMES_LOOK: Duration = Duration::from_millis(20);
 const FIRST_FRAMES_WITHIN: Duration = Duration::from_secs(10);
 
+/// How often it is looked how long the disk will last, and what is too short.
+const DISK_LOOK: Duration = Duration::from_secs(10);
+const DISK_LOW_SECONDS: f64 = 600.0;
+
 /// Events that wait for a subscriber; beyond that it misses them, and is told so in the log.
 const SUBSCRIBER_CAPACITY: usize = 1024;
 
@@ -323,6 +327,8 @@ struct SessionActor {
     ended: BTreeSet<CameraId>,
     subscribers: Vec<SyncSender<Event>>,
     first_frames_said: bool,
+    /// The newest recording whose disk was said to be low.
+    disk_low_said: u32,
     /// The back end that the session began with.
     backend: Option<BackendInfo>,
     /// What each pipeline worker works with, as far as was said.
@@ -381,7 +387,14 @@ impl Cast {
             let make = move |lifeline| CameraActor::new(id, plane, lifeline);
             port.born(start_on_thread(&thread, lifeline, make))
         });
-        ChildSpec { id: ChildId::Camera(id), policy: plan.restarts, watch: WATCH_CAMERA, factory }
+        let may_be_missing = plan.recording.overridden.is_some();
+        ChildSpec {
+            id: ChildId::Camera(id),
+            policy: plan.restarts,
+            watch: WATCH_CAMERA,
+            may_be_missing,
+            factory,
+        }
     }
 
     fn pipeline_spec(&self, plan: &SessionPlan, plane: &Arc<DataPlane>, worker: u16) -> ChildSpec {
@@ -399,7 +412,13 @@ impl Cast {
             silent_for: plan.pipeline_timeout,
             when_hung: WhenHung::Escalate,
         };
-        ChildSpec { id: ChildId::Pipeline(worker), policy: plan.restarts, watch, factory }
+        ChildSpec {
+            id: ChildId::Pipeline(worker),
+            policy: plan.restarts,
+            watch,
+            may_be_missing: false,
+            factory,
+        }
     }
 
     fn participants_spec(&self, plan: &SessionPlan, cameras: usize, events: Recipient<Event>) -> ChildSpec {
@@ -410,7 +429,13 @@ impl Cast {
             let make = move |lifeline| ParticipantsActor::new(roster, cameras, outputs, events, lifeline);
             port.born(start_on_thread("yq-participants", lifeline, make))
         });
-        ChildSpec { id: ChildId::Participants, policy: plan.restarts, watch: WATCH_OTHERS, factory }
+        ChildSpec {
+            id: ChildId::Participants,
+            policy: plan.restarts,
+            watch: WATCH_OTHERS,
+            may_be_missing: false,
+            factory,
+        }
     }
 
     fn synchrony_spec(
@@ -429,7 +454,7 @@ impl Cast {
         });
         // A session goes on without it.
         let watch = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
-        ChildSpec { id: ChildId::Synchrony, policy: plan.restarts, watch, factory }
+        ChildSpec { id: ChildId::Synchrony, policy: plan.restarts, watch, may_be_missing: false, factory }
     }
 
     fn video_spec(
@@ -446,7 +471,13 @@ impl Cast {
             let make = move |lifeline| VideoActor::new(id, plane, events, lifeline);
             port.born(start_on_thread(&thread, lifeline, make))
         });
-        ChildSpec { id: ChildId::Video(id), policy: plan.restarts, watch: WATCH_VIDEO, factory }
+        ChildSpec {
+            id: ChildId::Video(id),
+            policy: plan.restarts,
+            watch: WATCH_VIDEO,
+            may_be_missing: false,
+            factory,
+        }
     }
 
     /// Finishes the videos of the recording that ends.
@@ -483,7 +514,7 @@ impl Cast {
         // A recorder is never restarted: its file cannot be continued by another.
         let policy =
             RestartPolicy { max_restarts: 0, when_exhausted: WhenExhausted::Escalate, ..plan.restarts };
-        ChildSpec { id: ChildId::Recorder, policy, watch: WATCH_OTHERS, factory }
+        ChildSpec { id: ChildId::Recorder, policy, watch: WATCH_OTHERS, may_be_missing: false, factory }
     }
 
     fn lsl_spec(
@@ -504,7 +535,7 @@ impl Cast {
         });
         // Streams never end a session.
         let watch = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
-        ChildSpec { id: ChildId::Lsl, policy: plan.restarts, watch, factory }
+        ChildSpec { id: ChildId::Lsl, policy: plan.restarts, watch, may_be_missing: false, factory }
     }
 
     fn preview_spec(plan: &SessionPlan, plane: &Arc<DataPlane>, preview: &PreviewPlan) -> ChildSpec {
@@ -514,7 +545,13 @@ impl Cast {
             let make = move |lifeline| PreviewActor::new(plane, preview, lifeline);
             start_on_thread("yq-preview", lifeline, make).map(|(life, _)| life)
         });
-        ChildSpec { id: ChildId::Preview, policy: plan.restarts, watch: WATCH_PREVIEW, factory }
+        ChildSpec {
+            id: ChildId::Preview,
+            policy: plan.restarts,
+            watch: WATCH_PREVIEW,
+            may_be_missing: false,
+            factory,
+        }
     }
 
     async fn start_child(&self, spec: ChildSpec) -> Result<(), String> {
@@ -536,7 +573,12 @@ impl Cast {
         for (id, opened) in opening {
             let outcome = opened.await.unwrap_or_else(|gone| Err(gone.to_string()));
             let camera = plane.camera(id).plan.name.clone();
-            outcome.map_err(|cause| StartError::Camera { camera, cause })?;
+            match outcome {
+                Err(cause) if plan.recording.overridden.is_some() => {
+                    warn!(%camera, cause, "missing; the session begins without it, and goes on trying");
+                }
+                other => other.map_err(|cause| StartError::Camera { camera, cause })?,
+            }
         }
         let workers = (0..plan.pipelines.len()).map(|worker| u16::try_from(worker).unwrap_or(u16::MAX));
         let building: Vec<_> = workers
@@ -740,6 +782,7 @@ impl SessionActor {
             ended: BTreeSet::new(),
             subscribers: Vec::new(),
             first_frames_said: false,
+            disk_low_said: 0,
             backend: None,
             worker_backends: BTreeMap::new(),
             traces: Vec::new(),
@@ -966,6 +1009,26 @@ impl SessionActor {
         }));
     }
 
+    /// Says once for each file that its disk will soon be full.
+    fn look_at_disk(&mut self, ctx: &mut Context<Self>) {
+        let Some(file) = self.plane.recording() else { return };
+        let lasted = self.plane.clock.now().saturating_since(file.started_at);
+        let room = file.free_bytes.saturating_sub(self.plan.recording.options.reserve_bytes);
+        // Before the first flush nothing is known.
+        if file.rows == 0 || lasted < DISK_LOOK || self.disk_low_said == file.number {
+            return;
+        }
+        let seconds_left = room as f64 / (file.file_bytes as f64 / lasted.as_secs_f64());
+        if seconds_left < DISK_LOW_SECONDS {
+            self.disk_low_said = file.number;
+            warn!(path = %file.path.display(), seconds_left, "the disk will soon be full: free some space");
+            let detail = json!({
+                "path": file.path, "free_bytes": file.free_bytes, "seconds_left": seconds_left.round(),
+            });
+            self.emit(ctx, "session", EventKind::DiskLow, detail);
+        }
+    }
+
     /// Notes that a camera is away from its last good frame on, and has that written.
     fn open_gap(&mut self, ctx: &mut Context<Self>, camera: CameraId, noticed_at: Timestamp, cause: &str) {
         if self.open_gaps.contains_key(&camera) {
@@ -1156,6 +1219,21 @@ impl Handler<Start> for SessionActor {
                     "backend": session.backend.as_ref().map(|info| info.backend),
                 });
                 session.emit(ctx, "session", EventKind::SessionStarted, detail);
+                // Cameras that were away before there was a recorder.
+                for gap in session.open_gaps.values() {
+                    let text = format!(
+                        "camera {} was missing at the start: {}",
+                        session.plane.camera(gap.camera).plan.name,
+                        gap.cause
+                    );
+                    session.plane.findings.add_to_recording(ReasonCode::CameraAway, *started_at, text);
+                    session.record_gap(ctx, gap.clone());
+                }
+                if let Some(overridden) = session.plan.recording.overridden.clone() {
+                    session.degrade(ReasonCode::Overridden, overridden.to_string());
+                    session.emit(ctx, "session", EventKind::Overridden, json!(overridden));
+                }
+                ctx.run_interval(DISK_LOOK, SessionActor::look_at_disk);
                 if let (Some(recording), Some(request)) = (recording, session.plan.record_from_start.clone())
                 {
                     session.recording_started(ctx, recording, &request);

@@ -30,12 +30,14 @@ pub struct ChildSpec {
     pub policy: RestartPolicy,
     /// How it is watched.
     pub watch: WatchPolicy,
+    /// Whether it is tried again also when its first life fails.
+    pub may_be_missing: bool,
     /// Makes its lives.
     pub factory: Factory,
 }
 
 /// Starts a child. Answered when it is at work, or with the cause when its first life fails; that
-/// failure is not retried, because whoever starts a session wants to know.
+/// failure is not retried, because whoever starts a session wants to know, unless the child may be missing.
 #[derive(Message)]
 #[rtype(result = "Result<(), String>")]
 pub struct StartChild(pub ChildSpec);
@@ -111,6 +113,7 @@ struct Child {
     pulse: Arc<Pulse>,
     /// Lives that hang, by their numbers.
     abandoned: Vec<u32>,
+    may_be_missing: bool,
     /// Whoever started the child waits here for its first word.
     first_word: Option<oneshot::Sender<Result<(), String>>>,
     /// What a child that was asked to end said of a failure on the way.
@@ -199,11 +202,13 @@ impl SupervisorActor {
     ) {
         let Some(child) = self.children.iter_mut().find(|child| child.id == id) else { return };
         if let Some(first) = child.first_word.take() {
-            child.supervision.on(self.clock.now(), Input::Stop);
-            child.dispose();
             // Whoever asked may have lost patience.
-            drop(first.send(Err(cause)));
-            return;
+            drop(first.send(Err(cause.clone())));
+            if !child.may_be_missing {
+                child.supervision.on(self.clock.now(), Input::Stop);
+                child.dispose();
+                return;
+            }
         }
         match effect {
             Some(Effect::RetryAt { at, degraded }) => {
@@ -259,6 +264,7 @@ impl Handler<StartChild> for SupervisorActor {
             life: None,
             pulse: Arc::default(),
             abandoned: Vec::new(),
+            may_be_missing: spec.may_be_missing,
             first_word: Some(tell),
             failed_ending: None,
         });

@@ -4,16 +4,18 @@
 
 mod session_stub;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use session_stub::*;
 use youquanti_actors::capture::Pace;
+use youquanti_actors::clock::SystemClock;
 use youquanti_actors::fault;
 use youquanti_actors::messages::EventKind;
 use youquanti_actors::recorder::{OnFailure, RecordingRequest};
 use youquanti_actors::session::{RecordingError, SessionHandle};
 use youquanti_actors::session_file::{Inspection, SessionReader};
 use youquanti_actors::verdict::{ReasonCode, Verdict, VerdictState};
+use youquanti_models::{Clock, Timestamp, UtcNanos};
 
 /// Fault points are the process's: one session test at a time.
 fn serially() -> MutexGuard<'static, ()> {
@@ -185,6 +187,71 @@ fn a_recording_that_cannot_begin_changes_nothing() {
     assert_eq!(report.degraded, [""; 0]);
     assert_eq!(inspection.unwrap().header.recording, 1, "what never was does not count");
     assert_eq!(std::fs::read_to_string(setup.file()).unwrap(), "precious");
+}
+
+#[test]
+fn a_folder_that_is_removed_while_it_is_recorded_to_is_written_again() {
+    let _serial = serially();
+    let source = Source::new(Pace::Real);
+    let mut setup = Setup::new(&[&source], Stub::free()).unrecorded();
+    setup.plan.recording.on_failure = OnFailure::Continue;
+    let session = setup.start();
+    let events = session.subscribe();
+    session.start_recording(named("gone/first")).unwrap();
+    one_by_one(&session, &source, 0, 4);
+    recorded(&session, 4);
+    std::fs::remove_dir_all(setup.dir.path().join("gone")).unwrap();
+    let failed = events.iter().find(|event| event.kind == EventKind::RecordingFailed).unwrap();
+    assert!(
+        failed.detail["cause"].to_string().contains("was removed while it was being written"),
+        "{failed:?}"
+    );
+    let found = inspect(&setup, "gone/first.h5");
+    assert_eq!((found.cameras[0].frames, verdict(&found).state), (4, VerdictState::Degraded));
+    assert_eq!(verdict(&found).reasons[0].code, ReasonCode::RecordingFailed);
+
+    // Also when nothing was written since.
+    session.start_recording(named("gone/second")).unwrap();
+    one_by_one(&session, &source, 0, 2);
+    std::fs::remove_file(setup.dir.path().join("gone/second.h5")).unwrap();
+    session.stop_recording().ok();
+    setup.finish(session);
+    assert_eq!(inspect(&setup, "gone/second.h5").cameras[0].frames, 2);
+}
+
+/// Monotonic as ever, and a calendar that is set back by an hour each time that it is looked at.
+struct SetBack(std::sync::atomic::AtomicI64);
+
+impl Clock for SetBack {
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+
+    fn utc(&self) -> UtcNanos {
+        UtcNanos(self.0.fetch_sub(3_600_000_000_000, std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+#[test]
+fn a_calendar_that_is_set_back_changes_no_stamp_and_names_no_file_twice() {
+    let _serial = serially();
+    let source = Source::new(Pace::Real);
+    let mut setup = Setup::new(&[&source], Stub::free());
+    setup.plan.record_from_start = Some(RecordingRequest::default());
+    let clock = Arc::new(SetBack(1_790_000_000_000_000_000.into()));
+    let session = SessionHandle::start(setup.plan.clone(), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    one_by_one(&session, &source, 0, 3);
+    let first = session.stop_recording().unwrap().path;
+    // As if the calendar had been set back to exactly when the first file was begun.
+    clock.0.store(1_790_000_000_000_000_000, std::sync::atomic::Ordering::Relaxed);
+    let second = session.start_recording(RecordingRequest::default()).unwrap().path;
+    assert_ne!(first, second);
+    one_by_one(&session, &source, 0, 3);
+    let (report, inspection) = setup.finish(session);
+    assert_eq!(report.degraded, [""; 0]);
+    let inspection = inspection.unwrap();
+    assert!(inspection.cameras[0].stamps_ascend && inspection.duration_s >= 0.0);
+    assert!(inspection.clock_drift_ppm.unwrap() < -1e6, "the file tells it");
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod doctor;
 mod doors;
 mod export;
 mod inspect;
+mod recover;
 mod replay;
 mod run;
 mod table;
@@ -74,7 +75,7 @@ Exit codes:
   3  a camera, a GPU, a model or a library is missing
   4  the session ran, but ended degraded: its report says why; of chaos: not all went as expected;
      of calibrate: nothing could be measured; of diff and replay: sessions differ beyond the bounds;
-     of control: the session refuses
+     of control: the session refuses; of recover: something is lost
   5  an error of this program
 
 Environment:
@@ -119,6 +120,12 @@ enum Command {
     /// The session file is only read. Nothing is written over without `--force`.
     #[command(after_help = export::AFTER_HELP)]
     Export(export::Args),
+    /// Make a finished copy of a session file that was never closed, or was damaged.
+    ///
+    /// Exit code 4 when something of it is lost. The next session in the same folder does this by itself for files that
+    /// were never closed.
+    #[command(after_help = recover::AFTER_HELP)]
+    Recover(recover::Args),
     /// Say what this machine has, and what is missing to run here.
     Doctor(doctor::Args),
     /// Break a session on purpose, one fault after another, and say what each cost.
@@ -152,6 +159,7 @@ impl Cli {
             Command::Replay(args) => replay::execute(&args),
             Command::Diff(args) => diff::execute(&args),
             Command::Export(args) => export::execute(&args),
+            Command::Recover(args) => recover::execute(&args),
             Command::Doctor(args) => doctor::execute(&args),
             Command::Chaos(args) => chaos::execute(&args),
             Command::Control(args) => control::execute(&args),

@@ -23,6 +23,7 @@ Examples:
   youquanti run                                  the demo: two simulated cameras with real faces
   youquanti run experiment.toml                  as configured, until its duration or Ctrl-C
   youquanti run experiment.toml --duration 10min
+  youquanti run experiment.toml --override 'one camera is being repaired' --by Ada
   kill -USR1 PID                                 write the last minute of every frame as a trace for Perfetto";
 
 #[derive(Debug, clap::Args)]
@@ -41,6 +42,13 @@ pub(crate) struct Args {
     /// Serve nothing: no control, no figures, no dashboard, whatever the configuration says.
     #[arg(long)]
     no_ui: bool,
+    /// Start although cameras are missing or the disk is too small for the duration: say why. The file has it, and the
+    /// session ends degraded.
+    #[arg(long = "override", value_name = "REASON", requires = "by")]
+    override_reason: Option<String>,
+    /// Who decided so.
+    #[arg(long, value_name = "NAME", requires = "override_reason")]
+    by: Option<String>,
     /// Print the report as JSON; progress and log stay on standard error.
     #[arg(long)]
     json: bool,
@@ -80,7 +88,15 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Ok(signals) => signals,
         Err(error) => return fail(Exit::Internal, &error),
     };
-    let backend = match preflight::check(&config) {
+    let overridden = args.override_reason.as_deref().zip(args.by.as_deref());
+    let checked = match overridden {
+        None => preflight::check(&config),
+        Some(_) => preflight::check_overridden(&config).map(|(backend, missing)| {
+            missing.iter().for_each(|missing| eprintln!("missing: {missing}"));
+            backend
+        }),
+    };
+    let backend = match checked {
         Ok(backend) => backend,
         Err(errors) => return fail_config(Exit::Missing, &errors, args.json),
     };
@@ -93,7 +109,11 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Ok(server) => server,
         Err(error) => return fail(Exit::Usage, &error),
     };
-    let mut session = match Session::start_checked(&config, &backend) {
+    let started = match overridden {
+        None => Session::start_checked(&config, &backend),
+        Some((reason, by)) => Session::start_overridden(&config, reason, by),
+    };
+    let mut session = match started {
         Ok(session) => session,
         Err(error) => {
             if args.json {

@@ -601,6 +601,14 @@ impl fmt::Display for Inspection {
             (number, "") => writeln!(f, "recording {number} of the session")?,
             (number, by) => writeln!(f, "recording {number} of the session, started by {by}")?,
         }
+        if let Some(overridden) = &header.overridden {
+            writeln!(f, "override  {overridden}")?;
+            overridden.missing.iter().try_for_each(|missing| writeln!(f, "missing   {missing}"))?;
+        }
+        if let Some(recovered) = &header.recovered {
+            writeln!(f, "recovered from {}", recovered.from)?;
+            recovered.lost.iter().try_for_each(|lost| writeln!(f, "lost      {lost}"))?;
+        }
         if !header.notes.is_empty() {
             writeln!(f, "notes     {}", header.notes)?;
         }

@@ -8,7 +8,9 @@ mod card;
 mod disk;
 mod inspect;
 mod reader;
+mod recover;
 mod schema;
+mod superblock;
 mod table;
 mod writer;
 
@@ -20,13 +22,15 @@ use youquanti_models::ids::CameraId;
 
 pub use card::{ValidityFigures, ValidityInspection};
 pub(crate) use disk::free_bytes;
+pub use disk::{bytes_per_second, network_file_system};
 pub use inspect::{
     CameraInspection, GapInspection, Inspection, LatencyInspection, LedgerInspection, LikenessInspection,
     ModelInspection, ParticipantInspection, QualitySeries, StopInspection, SynchronyInspection,
 };
 pub use reader::{
-    CameraFacts, HeaderFacts, Opened, ParticipantEntry, SessionReader, SynchronyFacts, TextEntry,
+    CameraFacts, HeaderFacts, Opened, ParticipantEntry, Recovered, SessionReader, SynchronyFacts, TextEntry,
 };
+pub use recover::{Recovery, TableRecovery, abandoned_files, recover, recovered_path};
 pub use schema::{
     AskedMode, FORMAT, FaceRow, FrameRow, LATENCY_STAGES, LIKENESS_COLUMNS, NOT_RUN, ResultRow, VERSION,
     VideoRow, WindowRow, ledger_item, quality_item, validity_item, validity_parts, validity_source,
@@ -74,6 +78,31 @@ pub enum SessionFileError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// The folder is on another machine.
+    #[error(
+        "session file {path} would be on a network file system ({kind}), which does not keep the order of writes; \
+         record to a local disk and copy the file afterwards"
+    )]
+    NetworkFileSystem {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// Which kind.
+        kind: String,
+    },
+    /// The disk did not take what was written. What an earlier flush made safe is safe.
+    #[error("session file {path} cannot be made safe on its disk")]
+    Sync {
+        /// The session file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// Somebody removed the file or its folder; `finish` writes it again.
+    #[error("session file {path} was removed while it was being written")]
+    Removed {
+        /// The session file.
+        path: PathBuf,
+    },
     /// An earlier write failed; the writer takes no more rows.
     #[error("session file {path} takes no rows after a failed write")]
     Broken {
@@ -104,7 +133,7 @@ pub enum SessionFileError {
     #[error("attribute {attribute} has {bytes} bytes, at most {limit} fit into the session file")]
     HeaderTooLong {
         /// The attribute.
-        attribute: &'static str,
+        attribute: String,
         /// Its length.
         bytes: usize,
         /// The longest possible.
@@ -166,6 +195,15 @@ pub enum SessionFileError {
         /// Rows there are.
         found: u64,
     },
+    /// Somebody writes or reads it now.
+    #[error("{path} is in use: wait until whoever writes or reads it has closed it")]
+    InUse {
+        /// The file that was asked for.
+        path: PathBuf,
+    },
+    /// Whoever asked for it broke it off.
+    #[error("interrupted: nothing was left behind")]
+    Interrupted,
     /// Rows beyond the committed ones were asked for.
     #[error("rows {}..{} of {table} were asked for, {committed} are committed", asked.start, asked.end)]
     OutOfRange {

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use hdf5::types::FixedUnicode;
 use hdf5::{Dataset, File, Group, H5Type, Hyperslab, Location, OpenMode, SliceOrIndex};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use youquanti_models::face::{BLENDSHAPE_COUNT, LANDMARK_COUNT};
 use youquanti_models::time::Timestamp;
 
 use crate::calibration::StampOffset;
 use crate::capture::ControlReading;
+use crate::recorder::Override;
 
 use super::schema::*;
 use super::{SessionFileError, failed_to};
@@ -61,6 +62,19 @@ pub struct HeaderFacts {
     pub backend_reason: String,
     /// Networks: id → SHA-256.
     pub models: BTreeMap<String, String>,
+    /// Set where the session was started although something is missing.
+    pub overridden: Option<Override>,
+    /// In a recovered copy: the name of the original, and what of it is lost.
+    pub recovered: Option<Recovered>,
+}
+
+/// What a recovered copy says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// Name of the original file.
+    pub from: String,
+    /// What of it is not in the copy, in words.
+    pub lost: Vec<String>,
 }
 
 /// What the attributes of a camera say. Files of earlier builds have none of the last five.
@@ -157,7 +171,7 @@ impl SessionReader {
             .map_err(|source| SessionFileError::Unreadable { path: path.to_owned(), source })?;
         let (file, opened) = match File::open(path) {
             Ok(file) => (file, Opened::Plain),
-            Err(source) => match File::open_as(path, OpenMode::ReadSWMR) {
+            Err(source) => match open_swmr(path, LIVE_READ_ATTEMPTS) {
                 Ok(file) => (file, Opened::Swmr),
                 Err(_) => return Err(SessionFileError::Open { path: path.to_owned(), source }),
             },
@@ -438,7 +452,7 @@ impl SessionReader {
     fn check_lengths(&self) -> Result<(), SessionFileError> {
         let of_faces = self.cameras.iter().flat_map(|facts| {
             let rows = self.rows_of(&camera_path(facts, FACES));
-            [LANDMARKS, BLENDSHAPES, HEAD_POSE].map(|table| (camera_path(facts, table), rows))
+            FACE_TABLES.map(|table| (camera_path(facts, table), rows))
         });
         let listed = self.committed.iter().map(|(path, &rows)| (path.clone(), rows));
         let of_windows = listed.clone().filter(|(path, _)| *path == format!("/{SYNCHRONY}/{WINDOWS}"));
@@ -454,11 +468,22 @@ impl SessionReader {
     }
 }
 
+/// HDF5 waits twice as long before each next attempt, from 1 ns on: 17 ms in all before a part of a file that is not
+/// whole is given up. Its own 100 attempts never end for a part that is damaged.
+const LIVE_READ_ATTEMPTS: u32 = 25;
+
+/// Opens a file that has, or had, a writer. A part that is being changed is read again up to so many times.
+pub(super) fn open_swmr(path: &Path, attempts: u32) -> Result<File, hdf5::Error> {
+    File::with_options()
+        .with_fapl(|access| access.metadata_read_attempts(attempts))
+        .open_as(path, OpenMode::ReadSWMR)
+}
+
 fn camera_path(facts: &CameraFacts, table: &str) -> String {
     format!("/{CAMERAS}/{}/{table}", facts.name)
 }
 
-fn read_rows<T: H5Type>(dataset: &Dataset, rows: Range<usize>) -> Result<Vec<T>, hdf5::Error> {
+pub(super) fn read_rows<T: H5Type>(dataset: &Dataset, rows: Range<usize>) -> Result<Vec<T>, hdf5::Error> {
     let mut selection = vec![SliceOrIndex::from(rows)];
     selection.extend((1..dataset.ndim()).map(|_| SliceOrIndex::from(..)));
     let block = dataset.read_slice::<T, _, ndarray::IxDyn>(Hyperslab::from(selection))?;
@@ -466,17 +491,22 @@ fn read_rows<T: H5Type>(dataset: &Dataset, rows: Range<usize>) -> Result<Vec<T>,
 }
 
 /// A row of `/committed`: its time, and the rows of each table by its path.
-type Commit = (Timestamp, BTreeMap<String, u64>);
+pub(super) type Commit = (Timestamp, BTreeMap<String, u64>);
 
 /// The newest commit.
 fn read_committed(file: &File) -> Result<Option<Commit>, SessionFileError> {
     let dataset = file.dataset(COMMITTED).map_err(failed_to("open", COMMITTED))?;
     let Some(newest) = dataset.shape().first().and_then(|rows| rows.checked_sub(1)) else { return Ok(None) };
-    let row: Vec<u64> = read_rows(&dataset, newest..newest + 1).map_err(failed_to("read", COMMITTED))?;
-    let columns: Vec<Label> = read_list(&dataset, COLUMNS)?;
+    commit_of(&dataset, newest).map(Some)
+}
+
+/// One row of `/committed`.
+pub(super) fn commit_of(dataset: &Dataset, row: usize) -> Result<Commit, SessionFileError> {
+    let row: Vec<u64> = read_rows(dataset, row..row + 1).map_err(failed_to("read", COMMITTED))?;
+    let columns: Vec<Label> = read_list(dataset, COLUMNS)?;
     let mut rows: BTreeMap<String, u64> = columns.iter().map(text_of).zip(row).collect();
     let time = rows.remove(TIME_COLUMN).unwrap_or(0);
-    Ok(Some((Timestamp(time), rows)))
+    Ok((Timestamp(time), rows))
 }
 
 fn read_header(file: &File) -> Result<HeaderFacts, SessionFileError> {
@@ -496,6 +526,8 @@ fn read_header(file: &File) -> Result<HeaderFacts, SessionFileError> {
         backend_runtime: read_text(file, "backend_runtime")?,
         backend_reason: read_text(file, "backend_reason")?,
         models: models.iter().map(|entry| (text_of(&entry.id), text_of(&entry.sha256))).collect(),
+        overridden: read_json(file, recording_attribute::OVERRIDE)?,
+        recovered: read_json(file, recording_attribute::RECOVERED)?,
     })
 }
 
@@ -578,14 +610,14 @@ fn read_json<T: DeserializeOwned + Default>(
     })
 }
 
-fn read_number<T: H5Type>(at: &Location, name: &'static str) -> Result<T, SessionFileError> {
+pub(super) fn read_number<T: H5Type>(at: &Location, name: &str) -> Result<T, SessionFileError> {
     at.attr(name).and_then(|attribute| attribute.read_scalar()).map_err(failed_to("read attribute", name))
 }
 
-fn read_text(at: &Location, name: &'static str) -> Result<String, SessionFileError> {
+pub(super) fn read_text(at: &Location, name: &str) -> Result<String, SessionFileError> {
     Ok(text_of(&read_number::<FixedUnicode<ATTRIBUTE_LIMIT>>(at, name)?))
 }
 
-fn read_list<T: H5Type>(at: &Location, name: &'static str) -> Result<Vec<T>, SessionFileError> {
+pub(super) fn read_list<T: H5Type>(at: &Location, name: &str) -> Result<Vec<T>, SessionFileError> {
     at.attr(name).and_then(|attribute| attribute.read_raw()).map_err(failed_to("read attribute", name))
 }

@@ -6,6 +6,7 @@
 use hdf5::H5Type;
 use hdf5::types::FixedUnicode;
 use serde::{Deserialize, Serialize};
+use youquanti_models::face::{BLENDSHAPE_COUNT, LANDMARK_COUNT};
 
 use crate::capture::Asked;
 use crate::synchrony::SynchronyOptions;
@@ -165,6 +166,10 @@ pub(super) mod recording_attribute {
     pub(crate) const NOTES: &str = "notes";
     /// Who started it; empty if nobody said.
     pub(crate) const BY: &str = "recorded_by";
+    /// Where the session was started although something is missing, JSON: `reason`, `by`, `missing`.
+    pub(crate) const OVERRIDE: &str = "override";
+    /// In a recovered copy alone, JSON: the name of the original, and what of it is lost, in words.
+    pub(crate) const RECOVERED: &str = "recovered";
 }
 
 /// Names of a camera's attributes beside those of its picture. A camera that was never opened has no `fps`, one
@@ -208,6 +213,8 @@ pub(super) const VIDEO: &str = "video";
 pub(super) const LANDMARKS: &str = "landmarks";
 pub(super) const BLENDSHAPES: &str = "blendshapes";
 pub(super) const HEAD_POSE: &str = "head_pose";
+/// The tables that have a row for each face: row i of one belongs to row i of the others.
+pub(super) const FACE_TABLES: [&str; 4] = [FACES, LANDMARKS, BLENDSHAPES, HEAD_POSE];
 pub(super) const PARTICIPANTS: &str = "participants";
 pub(super) const MARKERS: &str = "markers";
 pub(super) const EVENTS: &str = "events";
@@ -239,6 +246,9 @@ pub(super) mod chunk_rows {
     pub(crate) const FRAMES: usize = 256;
     /// Faces, landmarks, blendshapes and head poses: 370 kB of landmarks.
     pub(crate) const FACES: usize = 64;
+    /// The same where they are compressed: only whole chunks are written, so that at 16 rows a second and more none
+    /// waits longer than a second.
+    pub(crate) const COMPRESSED_FACES: usize = 16;
     pub(crate) const SMALL: usize = 64;
     pub(crate) const TEXT: usize = 16384;
 
@@ -328,6 +338,10 @@ pub struct VideoRow {
     /// Which frame of the file, counted from 0, in its order, which is that of decoding too.
     pub frame: u32,
 }
+
+/// Bytes of a face in all four of its tables.
+pub(super) const FACE_BYTES: usize =
+    size_of::<FaceRow>() + (LANDMARK_COUNT * 3 + BLENDSHAPE_COUNT + 16) * size_of::<f32>();
 
 /// A row of `/participants`: from `time_ns` on, `track` of `camera` is this participant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]

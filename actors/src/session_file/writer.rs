@@ -20,9 +20,10 @@ use youquanti_models::time::{Timestamp, UtcNanos};
 
 use crate::calibration::StampOffset;
 use crate::capture::{Asked, ControlReading};
+use crate::recorder::Override;
 use crate::synchrony::{Likeness, SynchronyOptions, SynchronyWindow};
 
-use super::disk::DiskSpace;
+use super::disk::{DiskSpace, OnDisk};
 use super::schema::*;
 use super::table::{Table, TableLayout};
 use super::{SessionFileError, failed_to};
@@ -40,6 +41,8 @@ pub struct SessionHeader<'a> {
     pub notes: &'a str,
     /// Who started it; empty if nobody said.
     pub recorded_by: &'a str,
+    /// Set where the session was started although something is missing.
+    pub overridden: Option<&'a Override>,
     /// Calendar time at `clock_start`.
     pub utc_start: UtcNanos,
     /// When the recording started.
@@ -90,7 +93,8 @@ pub enum Compression {
     #[default]
     None,
     /// Shuffle and deflate: 1.2 to 1.6 times smaller, more than ten times slower to write. Rows of an
-    /// incomplete chunk (64 faces of a camera) wait up to ten seconds, and that long is lost by a kill.
+    /// incomplete chunk (16 faces of a camera) wait up to two seconds, and that long is lost by a kill: at 16 faces
+    /// a second and more it is one second.
     Deflate,
 }
 
@@ -170,8 +174,9 @@ pub struct Summary {
     pub complete: bool,
 }
 
-/// Longest time that rows of an incomplete compressed chunk wait.
-const DEFLATE_HOLD_NANOS: u64 = 10_000_000_000;
+/// Longest time that rows of an incomplete compressed chunk wait. Each time that they do not, the space of the
+/// incomplete chunk is lost: at most one chunk of 16 faces in two seconds, where there are fewer than 8 a second.
+const DEFLATE_HOLD_NANOS: u64 = 2_000_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -221,6 +226,8 @@ pub struct SessionWriter {
     commit_row: Vec<u64>,
     file: File,
     path: PathBuf,
+    /// None while the file does not have its name yet.
+    on_disk: Option<OnDisk>,
     space: DiskSpace,
     /// Bytes appended since free space was last looked at.
     unchecked_bytes: u64,
@@ -242,9 +249,12 @@ impl SessionWriter {
         let unfinished = PathBuf::from(unfinished);
         let failed = |source| SessionFileError::Create { path: path.to_owned(), source };
         OpenOptions::new().write(true).create_new(true).open(&unfinished).map_err(failed)?;
-        let made = Self::fill(path, &unfinished, header).and_then(|writer| {
+        let made = Self::fill(path, &unfinished, header).and_then(|mut writer| {
             match renameat_with(CWD, &unfinished, CWD, path, RenameFlags::NOREPLACE) {
-                Ok(()) => Ok(writer),
+                Ok(()) => {
+                    writer.on_disk = Some(OnDisk::hold(path)?);
+                    Ok(writer)
+                }
                 Err(Errno::EXIST) => Err(SessionFileError::AlreadyExists { path: path.to_owned() }),
                 Err(error) => Err(failed(error.into())),
             }
@@ -288,6 +298,7 @@ impl SessionWriter {
             commit_row: Vec::with_capacity(columns.len()),
             file,
             path: path.to_owned(),
+            on_disk: None,
             space,
             unchecked_bytes: 0,
             state: State::Recording,
@@ -475,12 +486,16 @@ impl SessionWriter {
         self.note(result, CLOCK)
     }
 
-    /// Makes all rows so far visible to readers and safe from a kill, `now` being the time of it.
+    /// Makes all rows so far visible to readers and safe from a kill and a loss of power, `now` being the time of it.
     ///
     /// # Errors
     /// `DiskFull`: the rows are safe all the same, but no more are taken; call [`finish`](Self::finish).
-    /// `Hdf5`, `FreeSpace`: the rows since the last flush are not safe; `finish` tries once more.
+    /// `Removed`: the file has no name any more; `finish` gives it one again.
+    /// `Hdf5`, `FreeSpace`, `Sync`: the rows since the last flush are not safe; `finish` tries once more.
     pub fn flush(&mut self, now: Timestamp) -> Result<FlushReport, SessionFileError> {
+        if let Some(on_disk) = &self.on_disk {
+            on_disk.check_named()?;
+        }
         let space = self.check_space();
         let rows = self.commit(now, false)?;
         Ok(FlushReport { rows, file_bytes: self.file.size(), free_bytes: space? })
@@ -490,7 +505,8 @@ impl SessionWriter {
     /// the file so that any reader opens it plainly. Works on a full disk, with the space that was set aside.
     ///
     /// # Errors
-    /// `Hdf5`: what earlier flushes made safe is in the file, which opens with SWMR reading.
+    /// `Hdf5`, `Sync`: what earlier flushes made safe is in the file, which opens with SWMR reading.
+    /// `Create`: the file had been removed, and cannot be written again.
     pub fn finish(
         mut self,
         now: Timestamp,
@@ -506,17 +522,25 @@ impl SessionWriter {
         let stop = StopRow { time_ns: now.0, utc_ns: utc.0, text_offset, text_length };
         self.stop.append(&[stop]).map_err(failed_to("append to", STOP))?;
         self.commit(now, true)?;
+        let is_removed = self.on_disk.as_ref().is_some_and(|on_disk| on_disk.check_named().is_err());
         let mut summary = Summary {
             path: self.path,
             file_bytes: 0,
             frames: self.cameras.iter().map(|camera| camera.frames.written()).collect(),
             faces: self.cameras.iter().map(|camera| camera.faces.written()).collect(),
-            complete: self.state == State::Recording,
+            complete: self.state == State::Recording && !is_removed,
         };
         // Tables hold the file open, so they go first.
         drop((self.cameras, self.participants, self.markers, self.events, self.gaps, self.text));
         drop((self.ledger, self.quality, self.clock, self.stop, self.synchrony, self.committed));
         self.file.close().map_err(failed_to("close", summary.path.display().to_string()))?;
+        if let Some(on_disk) = self.on_disk {
+            if is_removed {
+                on_disk.write_again()?;
+            } else {
+                on_disk.sync()?;
+            }
+        }
         summary.file_bytes = std::fs::metadata(&summary.path).map_or(0, |meta| meta.len());
         Ok(summary)
     }
@@ -621,6 +645,8 @@ impl SessionWriter {
             synchrony.write_out().map_err(failed_to("write rows to", SYNCHRONY))?;
         }
         self.file.flush().map_err(failed_to("flush", self.path.display().to_string()))?;
+        // Rows first, the row that makes them count after them: a disk writes in any order in between.
+        self.sync()?;
 
         // In the order of `committed_columns`.
         self.commit_row.clear();
@@ -651,16 +677,17 @@ impl SessionWriter {
         self.committed.append(&self.commit_row).map_err(failed_to("append to", COMMITTED))?;
         self.committed.write_out().map_err(failed_to("write rows to", COMMITTED))?;
         self.committed.dataset().flush().map_err(failed_to("flush", COMMITTED))?;
+        self.sync()?;
         Ok(after - before)
+    }
+
+    fn sync(&self) -> Result<(), SessionFileError> {
+        self.on_disk.as_ref().map_or(Ok(()), OnDisk::sync)
     }
 }
 
 /// Columns of `/committed` for each camera, see [`committed_columns`].
 const TABLES_OF_A_CAMERA: usize = 4;
-
-/// Bytes of a face in all four of its tables.
-const FACE_BYTES: usize =
-    size_of::<FaceRow>() + (LANDMARK_COUNT * 3 + BLENDSHAPE_COUNT + 16) * size_of::<f32>();
 
 impl CameraTables {
     fn create(
@@ -680,14 +707,15 @@ impl CameraTables {
         text_attribute(&group, "stamp_source", camera.stamp_source)?;
         mode_attributes(&group, camera)?;
         let deflate = compression == Compression::Deflate;
+        let faces = if deflate { chunk_rows::COMPRESSED_FACES } else { chunk_rows::FACES };
         let tables = Self {
             frames: table(&group, FRAMES, &[], chunk_rows::FRAMES, false)?,
             video: table(&group, VIDEO, &[], chunk_rows::FRAMES, false)?,
             results: table(&group, RESULTS, &[], chunk_rows::FRAMES, false)?,
-            faces: table(&group, FACES, &[], chunk_rows::FACES, deflate)?,
-            landmarks: table(&group, LANDMARKS, &[LANDMARK_COUNT, 3], chunk_rows::FACES, deflate)?,
-            blendshapes: table(&group, BLENDSHAPES, &[BLENDSHAPE_COUNT], chunk_rows::FACES, deflate)?,
-            head_pose: table(&group, HEAD_POSE, &[4, 4], chunk_rows::FACES, deflate)?,
+            faces: table(&group, FACES, &[], faces, deflate)?,
+            landmarks: table(&group, LANDMARKS, &[LANDMARK_COUNT, 3], faces, deflate)?,
+            blendshapes: table(&group, BLENDSHAPES, &[BLENDSHAPE_COUNT], faces, deflate)?,
+            head_pose: table(&group, HEAD_POSE, &[4, 4], faces, deflate)?,
             forced_at: Timestamp(0),
         };
         list_attribute(tables.faces.dataset(), "latency_stages", &LATENCY_STAGES)?;
@@ -871,6 +899,9 @@ fn write_header(file: &File, header: &SessionHeader<'_>) -> Result<(), SessionFi
     number(file, recording_attribute::NUMBER, header.recording)?;
     text_attribute(file, recording_attribute::NOTES, header.notes)?;
     text_attribute(file, recording_attribute::BY, header.recorded_by)?;
+    if let Some(overridden) = header.overridden {
+        json_attribute(file, recording_attribute::OVERRIDE, overridden)?;
+    }
     number(file, "utc_start", header.utc_start.0)?;
     text_attribute(file, "clock", "CLOCK_MONOTONIC, nanoseconds")?;
     number(file, "clock_start", header.clock_start.0)?;
@@ -904,16 +935,16 @@ fn table<T: H5Type + Copy>(
         .map_err(failed_to("create", name))
 }
 
-fn number<T: H5Type>(at: &Location, name: &'static str, value: T) -> Result<(), SessionFileError> {
+pub(super) fn number<T: H5Type>(at: &Location, name: &str, value: T) -> Result<(), SessionFileError> {
     at.new_attr::<T>()
         .create(name)
         .and_then(|attribute| attribute.write_scalar(&value))
         .map_err(failed_to("write attribute", name))
 }
 
-fn array_attribute<T: H5Type>(
+pub(super) fn array_attribute<T: H5Type>(
     at: &Location,
-    name: &'static str,
+    name: &str,
     values: &[T],
 ) -> Result<(), SessionFileError> {
     at.new_attr_builder().with_data(values).create(name).map(drop).map_err(failed_to("write attribute", name))
@@ -942,12 +973,14 @@ fn json_attribute(
 }
 
 /// A text of fixed width: the smallest of a few widths that holds it.
-fn text_attribute(at: &Location, name: &'static str, text: &str) -> Result<(), SessionFileError> {
+pub(super) fn text_attribute(at: &Location, name: &str, text: &str) -> Result<(), SessionFileError> {
     match text.len() {
         0..=64 => number::<FixedUnicode<64>>(at, name, fixed(text)),
         65..=1024 => number::<FixedUnicode<1024>>(at, name, fixed(text)),
         1025..=8192 => number::<FixedUnicode<8192>>(at, name, fixed(text)),
         8193..=ATTRIBUTE_LIMIT => number::<FixedUnicode<ATTRIBUTE_LIMIT>>(at, name, fixed(text)),
-        bytes => Err(SessionFileError::HeaderTooLong { attribute: name, bytes, limit: ATTRIBUTE_LIMIT }),
+        bytes => {
+            Err(SessionFileError::HeaderTooLong { attribute: name.to_owned(), bytes, limit: ATTRIBUTE_LIMIT })
+        }
     }
 }

@@ -13,8 +13,10 @@ import numpy as np
 
 COLUMNS = {
     "frames": ["seq", "driver_seq", "flags", "captured_at_ns", "received_at_ns", "video_index"],
+    "video": ["seq", "captured_at_ns", "segment", "frame"],
     "results": ["frame_seq", "captured_at_ns", "faces", "over_limit", "detector_ran"],
-    "faces": ["frame_seq", "captured_at_ns", "track", "participant", "score", "bbox", "presence", "latency_us"],
+    "faces": ["frame_seq", "captured_at_ns", "track", "participant", "score", "bbox", "presence",
+              "sharpness", "latency_us"],
     "participants": ["time_ns", "id", "track", "name", "role", "camera", "why"],
     "markers": ["time_ns", "text_offset", "text_length", "source", "kind"],
     "events": ["time_ns", "text_offset", "text_length", "source", "kind"],
@@ -27,7 +29,7 @@ COLUMNS = {
     "windows": ["start_ns", "end_ns"],
 }
 ROW_SHAPES = {"landmarks": (478, 3), "blendshapes": (52,), "head_pose": (4, 4)}
-PICTURE = ["index", "width", "height", "stride", "pixel_format", "device", "stamp_source"]
+PICTURE = ["index", "width", "height", "stride", "pixel_format", "device", "stamp_source", "video"]
 STOCK_FILTERS = {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE}
 
 

@@ -101,6 +101,7 @@ pub(crate) fn create_with_config(
         recording: 1,
         notes: "",
         recorded_by: "",
+        overridden: None,
         utc_start: UTC_START,
         clock_start: START,
         software: "youquanti 0.0.0",

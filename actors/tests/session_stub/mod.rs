@@ -452,6 +452,7 @@ impl Setup {
             flush_interval: Duration::from_millis(10),
             options: SessionOptions { reserve_bytes: 1 << 20, ..SessionOptions::default() },
             on_failure: OnFailure::Stop,
+            overridden: None,
         };
         let plan = SessionPlan {
             name: "test".to_owned(),

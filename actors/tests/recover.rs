@@ -1,0 +1,227 @@
+//! Files that were never closed, or were damaged afterwards: what `recover` saves of them, and what it says.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod session_rows;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use session_rows::*;
+use youquanti_actors::session_file::{
+    Compression, Gap, Opened, Participant, Recovery, SessionFileError, SessionReader, SessionWriter,
+    abandoned_files, quality_item, recover, recovered_path,
+};
+use youquanti_models::ids::{ParticipantId, TrackId};
+use youquanti_models::time::Timestamp;
+
+/// Something in every table; two faces a frame, a flush each 100 frames.
+fn write(path: &Path, compression: Compression, frames: u64) -> SessionWriter {
+    let mut writer = create(path, &["right", "left"], options(compression)).unwrap();
+    for seq in 0..frames {
+        for camera in 0..2 {
+            writer.append_frame(&meta(camera, seq), None).unwrap();
+            writer.append_faces(&found(camera, seq, 2), &participants(2)).unwrap();
+        }
+        writer.append_event(START, "session", "event", &format!("{{\"n\":{seq}}}")).unwrap();
+        if seq % 100 == 99 {
+            writer.flush(Timestamp(START.0 + seq)).unwrap();
+        }
+    }
+    writer.append_marker(START, "operator", "marker", "{\"ü\":1}").unwrap();
+    let gap = Gap { start: START, end: None, source: "left", cause: "pulled out", json: "{}" };
+    writer.append_gap(&gap).unwrap();
+    writer.append_ledger(START, "left", "index", "captured", frames).unwrap();
+    writer.append_quality(START, "left", quality_item::CLOCK_DRIFT, 12.5).unwrap();
+    writer
+        .append_participant(&Participant {
+            time: START,
+            id: ParticipantId(1),
+            name: "Ada",
+            role: "",
+            camera: "left",
+            track: TrackId(1),
+            why: "first seen",
+        })
+        .unwrap();
+    writer
+}
+
+/// As a killed program leaves it: what HDF5 holds back is never written.
+fn abandon(mut writer: SessionWriter) {
+    writer.flush(Timestamp(START.0 + 1_000_000)).unwrap();
+    // In another place: this process still has the original open.
+    std::mem::forget(writer);
+}
+
+/// A copy of a file whose writer is in this process, where nobody holds it.
+fn killed(folder: &Path, compression: Compression, frames: u64) -> PathBuf {
+    let (live, path) = (folder.join("live.h5"), folder.join("killed.h5"));
+    abandon(write(&live, compression, frames));
+    std::fs::copy(&live, &path).unwrap();
+    path
+}
+
+fn save(path: &Path) -> Result<Recovery, SessionFileError> {
+    recover(path, &recovered_path(path), &mut |_, _| ControlFlow::Continue(()))
+}
+
+/// Every row of both cameras is the one that it must be, as far as there are rows; frames and faces of the first.
+#[track_caller]
+fn check_rows(path: &Path) -> [u64; 2] {
+    let reader = SessionReader::open(path).unwrap();
+    assert_eq!(reader.opened(), Opened::Plain);
+    for camera in 0..2 {
+        let all = 0..reader.face_count(camera);
+        let faces = reader.faces(camera, all.clone()).unwrap();
+        let landmarks = reader.landmarks(camera, all.clone()).unwrap();
+        let shapes = reader.blendshapes(camera, all.clone()).unwrap();
+        let poses = reader.head_poses(camera, all).unwrap();
+        for (k, row) in faces.iter().enumerate() {
+            let expected = face(row.frame_seq, row.track - 1);
+            assert_eq!(row.bbox, expected.bbox, "row {k}");
+            assert!(landmarks[k] == expected.landmarks && shapes[k] == expected.blendshapes, "row {k}");
+            assert_eq!(poses[k], expected.head_pose, "row {k}");
+        }
+        let frames = reader.frames(camera, 0..reader.frame_count(camera)).unwrap();
+        for row in &frames {
+            assert_eq!(row.captured_at_ns, meta(camera as u16, row.seq).captured_at.0);
+        }
+        assert!(frames.is_sorted_by(|a, b| a.seq < b.seq));
+    }
+    reader.inspect(10).unwrap();
+    [reader.frame_count(0), reader.face_count(0)]
+}
+
+#[test]
+fn a_killed_file_becomes_one_that_any_reader_opens_with_all_of_it() {
+    for compression in [Compression::None, Compression::Deflate] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = killed(folder.path(), compression, 150);
+        let before = std::fs::read(&path).unwrap();
+        let mut was = SessionReader::open(&path).unwrap().inspect(1000).unwrap();
+        assert_eq!(was.opened, Opened::Swmr);
+        let mut told = Vec::new();
+        let recovery = recover(&path, &recovered_path(&path), &mut |done, of| {
+            told.push((done, of));
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(recovery.lost, [""; 0]);
+        assert!(told.is_sorted() && told.last().is_some_and(|(done, of)| done == of), "{told:?}");
+        assert!(std::fs::read(&path).unwrap() == before, "the original is untouched");
+        assert_eq!(check_rows(&recovery.to)[0], 150);
+
+        let copy = SessionReader::open(&recovery.to).unwrap();
+        let mut is = copy.inspect(1000).unwrap();
+        assert_eq!(is.header.recovered.take().unwrap().from, "killed.h5");
+        assert_eq!((is.opened, is.stop.is_none()), (Opened::Plain, true), "it does not claim a good end");
+        (was.path, was.opened, was.file_bytes) = (is.path.clone(), is.opened, is.file_bytes);
+        assert_eq!(is, was, "all else is as it was");
+        let tables: u64 = recovery.tables.iter().map(|table| table.rows).sum();
+        assert!(tables > 150 * 2 * 4 && recovery.tables.iter().all(|table| table.lost == 0), "{recovery:?}");
+        assert!(matches!(save(&path), Err(SessionFileError::AlreadyExists { .. })));
+    }
+}
+
+#[test]
+fn a_file_that_is_being_written_is_left_alone_and_one_that_was_abandoned_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let live = folder.path().join("live.h5");
+    let mut writer = write(&live, Compression::None, 10);
+    writer.flush(START).unwrap();
+    assert!(matches!(save(&live), Err(SessionFileError::InUse { .. })));
+    let abandoned = folder.path().join("abandoned.h5");
+    std::fs::copy(&live, &abandoned).unwrap();
+    std::fs::write(folder.path().join("other.h5"), "no HDF5").unwrap();
+    std::fs::write(folder.path().join("notes.txt"), "notes").unwrap();
+    assert_eq!(abandoned_files(folder.path()).unwrap(), [abandoned.as_path()]);
+    save(&abandoned).unwrap();
+    assert_eq!(abandoned_files(folder.path()).unwrap(), [""; 0].map(PathBuf::from), "it has a copy now");
+    writer.finish(START, UTC_START, &[], "{}").unwrap();
+    assert_eq!(abandoned_files(folder.path()).unwrap(), [""; 0].map(PathBuf::from));
+}
+
+#[test]
+fn broken_off_nothing_is_left_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = killed(folder.path(), Compression::None, 150);
+    let broken_off = recover(&path, &recovered_path(&path), &mut |_, _| ControlFlow::Break(()));
+    assert!(matches!(broken_off, Err(SessionFileError::Interrupted)));
+    let mut left: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["killed.h5", "live.h5"]);
+}
+
+/// Of a file that was cut to a share of its length, what is there is saved, and what is not is said.
+fn check_cut(finished: bool, share: f64) -> [u64; 2] {
+    let folder = tempfile::tempdir().unwrap();
+    let path = if finished {
+        let path = folder.path().join("finished.h5");
+        write(&path, Compression::None, 300).finish(START, UTC_START, &[], "{}").unwrap();
+        path
+    } else {
+        killed(folder.path(), Compression::None, 300)
+    };
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len((file.metadata().unwrap().len() as f64 * share) as u64).unwrap();
+    drop(file);
+    let recovery = save(&path).unwrap();
+    assert!(!recovery.lost.is_empty(), "{recovery:?}");
+    let lost: u64 = recovery.tables.iter().map(|table| table.lost).sum();
+    assert!(lost > 0, "{recovery:?}");
+    let said = SessionReader::open(&recovery.to).unwrap().header().recovered.clone().unwrap();
+    assert_eq!(said.lost, recovery.lost);
+    check_rows(&recovery.to)
+}
+
+#[test]
+fn of_a_truncated_file_what_is_there_is_saved_and_the_rest_is_named() {
+    for finished in [true, false] {
+        let [mut frames_before, mut faces_before] = [0; 2];
+        for share in [0.4, 0.6, 0.9] {
+            let [frames, faces] = check_cut(finished, share);
+            assert!(faces >= faces_before && frames >= frames_before, "{finished} {share}: {frames} {faces}");
+            assert!(faces > 0, "{finished} {share}: nothing was saved");
+            [frames_before, faces_before] = [frames, faces];
+        }
+    }
+}
+
+#[test]
+fn what_is_no_session_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.h5");
+    for bytes in [&b""[..], b"\x89HDF\r\n\x1a\n", &[7; 5000]] {
+        std::fs::write(&path, bytes).unwrap();
+        assert!(matches!(save(&path), Err(SessionFileError::Open { .. })));
+    }
+    assert!(matches!(save(&folder.path().join("nothing.h5")), Err(SessionFileError::Unreadable { .. })));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever happens to a file, there is a copy that can be read, or an error that says why there is none.
+    #[test]
+    fn damage_of_any_kind_is_survived(at in 0.0..1.0f64, bytes in 1..20_000usize, cut in 0.3..1.5f64) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = killed(folder.path(), Compression::Deflate, 60);
+        let mut content = std::fs::read(&path).unwrap();
+        let start = (at * content.len() as f64) as usize;
+        let end = content.len().min(start + bytes);
+        // As a disk returns a sector that it cannot read.
+        content[start..end].fill(0);
+        content.truncate((content.len() as f64 * cut) as usize);
+        std::fs::write(&path, content).unwrap();
+        match save(&path) {
+            Ok(recovery) => {
+                let reader = SessionReader::open(&recovery.to);
+                prop_assert!(reader.is_ok() || !recovery.lost.is_empty(), "{recovery:?}");
+            }
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
+}
