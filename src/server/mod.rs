@@ -9,6 +9,7 @@ mod files;
 mod guard;
 mod metrics;
 mod openapi;
+mod pictures;
 mod routes;
 mod socket;
 mod token;
@@ -107,6 +108,7 @@ pub(crate) struct Shared {
     commands: commands::Commands,
     sockets: socket::Sockets,
     inspections: tokio::sync::Semaphore,
+    pictures: OnceLock<pictures::Pictures>,
 }
 
 /// A server that listens. Dropped, it closes all connections and ends within a few seconds.
@@ -135,6 +137,7 @@ impl Server {
             commands: commands::Commands::default(),
             sockets: socket::Sockets::default(),
             inspections: tokio::sync::Semaphore::new(1),
+            pictures: OnceLock::new(),
         });
         let (to, started) = sync_channel(1);
         let serving = Arc::clone(&shared);
