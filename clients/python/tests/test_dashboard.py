@@ -12,10 +12,8 @@ import youquanti
 from conftest import ROOT
 from service import Service
 
-pytestmark = pytest.mark.skipif(browser.PROGRAM is None, reason="Chromium is not installed: apt-get install chromium")
-
 #: Where screenshots are kept.
-SHOTS = ROOT / "target" / "dashboard"
+SHOTS = ROOT / "target" / "screenshots"
 
 #: The box of pixels in the colour of P1 on the first camera's picture, with only boxes drawn.
 DRAWN = """(() => {
@@ -55,7 +53,7 @@ def test_a_session_is_seen_and_steered(service: Service, page: browser.Page) -> 
     page.wait_for("document.querySelectorAll('.person').length === 2")
     page.wait_for("[...document.querySelectorAll('.camera canvas')].every(canvas => canvas.dataset.seq)")
     page.wait_for("[...document.querySelectorAll('.bars i')].some(bar => parseFloat(bar.style.width) > 20)")
-    page.screenshot(SHOTS / "session.png")
+    page.screenshot(SHOTS / "dashboard.png")
 
     # Only boxes: what has P1's colour is where the interface says that P1 is.
     for name in ("mesh", "axes"):
@@ -88,7 +86,7 @@ def test_a_session_is_seen_and_steered(service: Service, page: browser.Page) -> 
     page.evaluate("document.querySelector('.camera[data-camera=\"right\"] [data-command=pause_camera]').click()")
     page.wait_for("document.querySelector('.camera[data-camera=\"right\"] .badge').textContent === 'paused'")
     page.wait_for("document.querySelector('#event-list [data-kind=gap_opened]')")
-    page.screenshot(SHOTS / "paused.png")
+    page.screenshot(SHOTS / "dashboard_paused.png")
     page.evaluate("document.querySelector('.camera[data-camera=\"right\"] [data-command=resume_camera]').click()")
     page.wait_for("document.querySelector('#event-list [data-kind=camera_resumed]')")
     page.wait_for("!document.getElementById('record').disabled")
