@@ -46,6 +46,9 @@ class Page:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Runtime", "Log", "Page"):
             self.call(f"{domain}.enable")
+        # Keys go to the page that has the focus.
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        self.call("Page.bringToFront")
         self.call("Page.navigate", url=url)
 
     def _wait(self, what: str, holds: Any) -> Any:
@@ -88,7 +91,7 @@ class Page:
 
     def wait_for(self, expression: str) -> Any:
         """Waits until an expression is true."""
-        return self._wait(expression, lambda: self.evaluate(expression))
+        return self._wait(expression, lambda: self.evaluate(f"Boolean({expression})"))
 
     def press(self, key: str) -> None:
         """Presses a key."""
