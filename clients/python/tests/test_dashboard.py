@@ -53,6 +53,7 @@ def test_a_session_is_seen_and_steered(service: Service, page: browser.Page) -> 
     page.wait_for("document.querySelectorAll('.person').length === 2")
     page.wait_for("[...document.querySelectorAll('.camera canvas')].every(canvas => canvas.dataset.seq)")
     page.wait_for("[...document.querySelectorAll('.bars i')].some(bar => parseFloat(bar.style.width) > 20)")
+    page.wait_for("[...document.querySelectorAll('.camera .badge')].every(badge => badge.textContent === 'running')")
     page.screenshot(SHOTS / "dashboard.png")
 
     # Only boxes: what has P1's colour is where the interface says that P1 is.
