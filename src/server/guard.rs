@@ -165,7 +165,7 @@ pub(crate) async fn guard<B: MessageBody + 'static>(
     Ok(response)
 }
 
-fn text<'h>(headers: &'h HeaderMap, name: impl Into<HeaderName>) -> Option<&'h str> {
+fn text(headers: &HeaderMap, name: impl Into<HeaderName>) -> Option<&str> {
     headers.get(name.into())?.to_str().ok()
 }
 

@@ -9,6 +9,7 @@ mod files;
 mod guard;
 mod metrics;
 mod openapi;
+mod pictures;
 mod routes;
 mod socket;
 mod token;
@@ -42,7 +43,7 @@ const MOST_CONNECTIONS: usize = 512;
 /// How long a client may take to say what it wants, and to send what belongs to it.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long requests under way are waited for at the end, seconds.
+/// How long answers under way, and clients that stay connected, are waited for at the end, seconds.
 const CLOSING_WITHIN: u64 = 1;
 
 /// How the server's threads rank beside the session's: 0 is a usual thread, 19 gives way to everything.
@@ -107,6 +108,7 @@ pub(crate) struct Shared {
     commands: commands::Commands,
     sockets: socket::Sockets,
     inspections: tokio::sync::Semaphore,
+    pictures: OnceLock<pictures::Pictures>,
 }
 
 /// A server that listens. Dropped, it closes all connections and ends within a few seconds.
@@ -135,6 +137,7 @@ impl Server {
             commands: commands::Commands::default(),
             sockets: socket::Sockets::default(),
             inspections: tokio::sync::Semaphore::new(1),
+            pictures: OnceLock::new(),
         });
         let (to, started) = sync_channel(1);
         let serving = Arc::clone(&shared);
@@ -186,8 +189,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.shared.sockets.close();
-        // Takes effect whether or not it is waited for.
-        drop(self.handle.stop(false));
+        // Answers under way are sent, whoever asked for the end among them. Takes effect whether or not it is waited for.
+        drop(self.handle.stop(true));
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -11,7 +11,7 @@ use youquanti_actors::control::{Control, Phase};
 
 use super::guard::BODY_WITHIN;
 use super::views::{self, problem};
-use super::{Shared, commands, files, metrics, openapi, socket, ui};
+use super::{Shared, commands, files, metrics, openapi, pictures, socket, ui};
 
 /// Longest body of a request, bytes.
 const LONGEST_BODY: usize = 16 * 1024;
@@ -23,6 +23,8 @@ pub(crate) fn configure(app: &mut web::ServiceConfig) {
         .service(get("/api/v1/openapi.json", document))
         .service(get("/api/v1/state", state))
         .service(get("/api/v1/cameras", |shared: Of| async move { of_session(&shared, views::cameras) }))
+        .service(get("/api/v1/cameras/{name}/preview", pictures::preview))
+        .service(get("/api/v1/cameras/{name}/preview.jpg", pictures::jpeg))
         .service(get(
             "/api/v1/participants",
             |shared: Of| async move { of_session(&shared, views::participants) },

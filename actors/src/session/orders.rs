@@ -205,6 +205,10 @@ impl SessionActor {
 
     /// What a client says of a recording that can never become one.
     fn check_request(&self, command: &'static str, request: &RecordingRequest) -> Result<(), CommandError> {
+        // That one is being recorded is said first.
+        if self.plane.recording().is_some() {
+            return Ok(());
+        }
         let invalid = |key, wrong: String| Err(CommandError::Invalid { command, key, wrong });
         for (key, text) in [("notes", &request.notes), ("by", &request.by)] {
             if text.contains('\0') {

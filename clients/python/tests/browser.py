@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+from conftest import install
 from youquanti._websocket import WebSocket
 
-PROGRAM = shutil.which("chromium")
 PATIENCE = 120.0
 
 
@@ -20,12 +21,17 @@ class Page:
     """One page of a browser of its own."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        assert PROGRAM is not None
+        program = shutil.which("chromium")
+        if program is None:
+            problem = install("chromium")
+            program = shutil.which("chromium")
+        if program is None:
+            pytest.skip(problem or "there is no chromium")
         profile = folder / "profile"
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1100"]
         with (folder / "chromium.txt").open("wb") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
+                [program, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
                 stdout=log,
                 stderr=log,
             )
@@ -40,6 +46,9 @@ class Page:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Runtime", "Log", "Page"):
             self.call(f"{domain}.enable")
+        # Keys go to the page that has the focus.
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        self.call("Page.bringToFront")
         self.call("Page.navigate", url=url)
 
     def _wait(self, what: str, holds: Any) -> Any:
@@ -82,7 +91,7 @@ class Page:
 
     def wait_for(self, expression: str) -> Any:
         """Waits until an expression is true."""
-        return self._wait(expression, lambda: self.evaluate(expression))
+        return self._wait(expression, lambda: self.evaluate(f"Boolean({expression})"))
 
     def press(self, key: str) -> None:
         """Presses a key."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,16 @@ shifts = 19
 flush_interval = "200ms"
 reserve = "1MB"
 """
+
+
+def install(package: str) -> str | None:
+    """Installs a package of Debian; why it could not."""
+    if os.getuid() != 0 or shutil.which("apt-get") is None:
+        return f"{package} is missing: on Debian, as root, 'apt-get install {package}'"
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
+        ran = subprocess.run(["apt-get", "-qq", *command], env=environment, capture_output=True, text=True)
+    return None if ran.returncode == 0 else f"{package} could not be installed: {ran.stderr.strip()}"
 
 
 @dataclass

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROGRAM, ROOT
+from conftest import PROGRAM, ROOT, install
 from numpy.typing import NDArray
 from test_shm import CONFIG, PATIENCE, until
 from youquanti import shm
@@ -26,16 +26,6 @@ from youquanti import shm
 VIEWER = Path(__file__).parents[1] / "examples" / "tk_viewer.py"
 SCREENSHOT = ROOT / "target" / "screenshots" / "tk_viewer.png"
 MESH = (0, 255, 120)
-
-
-def install(package: str) -> str | None:
-    """Installs a package of Debian; why it could not."""
-    if os.getuid() != 0 or shutil.which("apt-get") is None:
-        return f"{package} is missing: on Debian, as root, 'apt-get install {package}'"
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", package]):
-        ran = subprocess.run(["apt-get", "-qq", *command], env=environment, capture_output=True, text=True)
-    return None if ran.returncode == 0 else f"{package} could not be installed: {ran.stderr.strip()}"
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,9 @@ async function refreshFigures() {
   const [{ cameras: facts }, { cameras: ledger }, { cameras: latency }] =
     await Promise.all(["cameras", "ledger", "latency"].map((name) => json(`/api/v1/${name}`)));
   const now = performance.now();
-  const before = counts ?? { now: now - 1000, of: {} };
+  const before = counts;
+  counts = { now, of: Object.fromEntries(facts.map((camera) => [camera.name, camera])) };
+  if (!before) return; // rates need two looks
   const seconds = (now - before.now) / 1000;
   const rows = facts.map((camera) => {
     const old = before.of[camera.name] ?? camera;
@@ -124,7 +126,6 @@ async function refreshFigures() {
     row.append(histogram(latency[camera.name].histogram));
     return row;
   });
-  counts = { now, of: Object.fromEntries(facts.map((camera) => [camera.name, camera])) };
   at("figure-rows").replaceChildren(...rows);
 }
 
