@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -100,9 +101,8 @@ fn a_lossless_recording_replayed_gives_the_same_bytes() {
     assert!(text.contains("NOT within"), "{text}");
 }
 
-/// Greatest distance of a landmark that half the colour and quantised pixels may cost in these scenes, pixels; measured: see
-/// `benches/results/video.md`.
-const H264_BOUND_PX: &str = "6";
+/// What quantised pixels with half the colour may move a landmark by in these scenes, pixels. Measured: 0.17 mean, 1.84 at most.
+const H264_BOUND_PX: &str = "4";
 
 #[test]
 fn a_lossy_recording_replayed_is_within_a_bound() {
@@ -199,8 +199,11 @@ fn a_kill_leaves_a_video_that_plays() {
         assert!(rows.len() >= 100, "{} rows", rows.len());
         assert!(frames >= rows.len(), "{name}: {frames} frames, {} rows", rows.len());
     }
-    // The frames that are known are there to be looked at again.
-    let replay = scratch.run(&["replay", session.to_str().unwrap(), "--all-frames", "--json"]).with(0).json();
+    // The frames that are known are there to be looked at again; nothing was sought in them then.
+    let cpu = "version = 1\n[[camera]]\nname = \"any\"\nscene = {}\n[pipeline]\nbackend = \"cpu\"\n";
+    scratch.write("cpu.toml", cpu);
+    let args = ["replay", session.to_str().unwrap(), "--all-frames", "--config", "cpu.toml", "--json"];
+    let replay = scratch.run(&args).with(0).json();
     assert_eq!(replay["session"]["cameras"][0]["captured"], reader.video_count(0));
 }
 
@@ -262,13 +265,11 @@ fn derived_only_leaves_no_picture_on_the_disk() {
         config(&name, &[("left", camera)], "")
             .replace("[recording]\n", &format!("[recording]\n{recording}\n"))
     };
+    let lines: HashSet<&[u8]> = lines.into_iter().collect();
     let holds_pictures = |folder: &str| {
-        let files =
+        let mut files =
             fs::read_dir(scratch.path(folder)).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
-        let found = files
-            .flat_map(|file| file.windows(32).map(<[u8]>::to_vec).collect::<std::collections::HashSet<_>>());
-        let found: std::collections::HashSet<Vec<u8>> = found.collect();
-        lines.iter().any(|line| found.contains(*line))
+        files.any(|file| file.windows(32).any(|bytes| lines.contains(bytes)))
     };
     if fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count() > 1 {
         println!("this computer has swap space: the session is refused");
