@@ -231,9 +231,9 @@ fn measure(load: &Load, reel: &Arc<[Vec<u8>]>, length: Duration) -> Result<Strin
             name: Some("load".to_owned()),
             ..RecordingRequest::default()
         }),
-        lsl: None,
-        participant_names: Vec::new(),
         synchrony: None,
+        participant_names: Vec::new(),
+        lsl: None,
         preview: None,
         discovery_dir: None,
         restarts: RestartPolicy {
