@@ -221,7 +221,9 @@ fn config_for(
     let cameras = cameras.collect::<Vec<_>>();
     let count = cameras.len() as i64;
     root.insert("camera".to_owned(), cameras.into());
-    root.remove("lsl");
+    for others in ["lsl", "labrecorder"] {
+        root.remove(others);
+    }
     let mut table = |name: &str, change: &dyn Fn(&mut toml::Table)| {
         let entry = root.entry(name).or_insert_with(|| toml::Table::new().into());
         if let Some(table) = entry.as_table_mut() {
@@ -241,6 +243,12 @@ fn config_for(
         recording.remove("video");
         recording.remove("derived_only");
     });
+    for watched in ["preview", "server"] {
+        table(watched, &|watched| {
+            watched.clear();
+            watched.insert("enabled".to_owned(), false.into());
+        });
+    }
     table("pipeline", &|pipeline| {
         // No more workers than cameras.
         let workers = pipeline.get("workers").and_then(toml::Value::as_integer);

@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -100,9 +101,8 @@ fn a_lossless_recording_replayed_gives_the_same_bytes() {
     assert!(text.contains("NOT within"), "{text}");
 }
 
-/// Greatest distance of a landmark that half the colour and quantised pixels may cost in these scenes, pixels; measured: see
-/// `benches/results/video.md`.
-const H264_BOUND_PX: &str = "6";
+/// What quantised pixels with half the colour may move a landmark by in these scenes, pixels. Measured: 0.17 mean, 1.84 at most.
+const H264_BOUND_PX: &str = "4";
 
 #[test]
 fn a_lossy_recording_replayed_is_within_a_bound() {
@@ -199,16 +199,20 @@ fn a_kill_leaves_a_video_that_plays() {
         assert!(rows.len() >= 100, "{} rows", rows.len());
         assert!(frames >= rows.len(), "{name}: {frames} frames, {} rows", rows.len());
     }
-    // The frames that are known are there to be looked at again.
-    let replay = scratch.run(&["replay", session.to_str().unwrap(), "--all-frames", "--json"]).with(0).json();
+    // The frames that are known are there to be looked at again; nothing was sought in them then.
+    let cpu = "version = 1\n[[camera]]\nname = \"any\"\nscene = {}\n[pipeline]\nbackend = \"cpu\"\n";
+    scratch.write("cpu.toml", cpu);
+    let args = ["replay", session.to_str().unwrap(), "--all-frames", "--config", "cpu.toml", "--json"];
+    let replay = scratch.run(&args).with(0).json();
     assert_eq!(replay["session"]["cameras"][0]["captured"], reader.video_count(0));
 }
 
 #[test]
 fn a_full_disk_ends_the_video_first() {
     let (scratch, name) = (Scratch::new(), unique("full"));
-    let camera = "video = \"lossless\"\nscene = { width = 640, height = 360, pace = \"fast\", frames = 400, format = \"YUYV\" }";
-    let more = "[pipeline]\nbackend = \"none\"\n";
+    let camera =
+        "video = \"lossless\"\nscene = { width = 1280, height = 720, pace = \"lossless\", frames = 60 }";
+    let more = "[pipeline]\nbackend = \"cpu\"\n";
     let text = config(&name, &[("left", camera)], more)
         .replace("\n[[camera]]", "\ndirectory = \"disk\"\n[[camera]]");
     scratch.write("full.toml", text);
@@ -217,12 +221,12 @@ fn a_full_disk_ends_the_video_first() {
     let reasons = report["degraded"].to_string();
     assert!(reasons.contains("video left ended early: the disk of"), "{reasons}");
     let left = &report["cameras"][0];
-    assert_eq!((&left["captured"], &left["consumers"]["index"]["delivered"]), (&400.into(), &400.into()));
+    assert_eq!((&left["captured"], &left["consumers"]["index"]["delivered"]), (&60.into(), &60.into()));
     let session = only(&scratch, "saved");
     let reader = SessionReader::open(&session).unwrap();
-    assert_eq!(reader.frame_count(0), 400);
+    assert_eq!(reader.frame_count(0), 60);
     let rows = reader.video_count(0);
-    assert!((1..400).contains(&rows), "{rows}");
+    assert!((1..60).contains(&rows), "{rows}");
     assert_eq!(decoded(&segment_path(&session, "left", 0)) as u64, rows);
     assert_eq!(left["consumers"]["video"]["delivered"], rows);
 }
@@ -262,13 +266,11 @@ fn derived_only_leaves_no_picture_on_the_disk() {
         config(&name, &[("left", camera)], "")
             .replace("[recording]\n", &format!("[recording]\n{recording}\n"))
     };
+    let lines: HashSet<&[u8]> = lines.into_iter().collect();
     let holds_pictures = |folder: &str| {
-        let files =
+        let mut files =
             fs::read_dir(scratch.path(folder)).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
-        let found = files
-            .flat_map(|file| file.windows(32).map(<[u8]>::to_vec).collect::<std::collections::HashSet<_>>());
-        let found: std::collections::HashSet<Vec<u8>> = found.collect();
-        lines.iter().any(|line| found.contains(*line))
+        files.any(|file| file.windows(32).any(|bytes| lines.contains(bytes)))
     };
     if fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count() > 1 {
         println!("this computer has swap space: the session is refused");

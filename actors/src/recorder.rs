@@ -340,7 +340,7 @@ impl RecorderActor {
         }));
         self.plane.begin_video(VideoJob {
             session_file: path.clone(),
-            reserve_bytes: VIDEO_RESERVES * self.plan.options.reserve_bytes,
+            reserve_bytes: VIDEO_RESERVES * file.writer.reserve_bytes(),
         });
         self.file = Some(file);
         info!(path = %path.display(), "recording");

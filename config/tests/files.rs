@@ -17,7 +17,7 @@ fn examples() -> Vec<PathBuf> {
     let mut paths: Vec<_> =
         fs::read_dir(folder().join("examples")).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
-    assert_eq!(paths.len(), 9);
+    assert_eq!(paths.len(), 10);
     paths
 }
 

@@ -342,6 +342,13 @@ fn to_text(report: &SessionReport) -> String {
     if let Some(lsl) = &report.lsl {
         text.push_str(&streams_line(lsl));
     }
+    for camera in &report.cameras {
+        let video = &camera.ledger.consumers[Consumer::Video as usize];
+        if video.captured > 0 {
+            let (name, written, offered) = (&camera.name, video.delivered, video.captured);
+            text.push_str(&format!("video of {name}: {written} of {offered} frames\n"));
+        }
+    }
     for reason in &report.degraded {
         text.push_str(&format!("degraded: {reason}\n"));
     }

@@ -310,6 +310,11 @@ impl SessionWriter {
         Ok(writer)
     }
 
+    /// Bytes that must stay free while it is written: those of the options, or as many as it takes.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.space.reserve_bytes()
+    }
+
     /// Adds a frame to its camera's index; `video_index` is its place in the video beside the file.
     ///
     /// # Errors

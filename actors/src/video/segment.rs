@@ -81,8 +81,10 @@ pub enum VideoError {
 /// Nanoseconds of a unit of a file's times.
 const SCALE: u64 = 1000;
 
-/// Bytes written between two looks at the disk.
+/// Bytes written between two looks at the disk, at most; and the part of what must stay free that they are, for all cameras of a
+/// session together to write less than that.
 const LOOK_AT_DISK: u64 = 4 << 20;
+const LOOKS_IN_RESERVE: u64 = 64;
 
 /// Units of time between two places where a player may begin.
 const CUE_EVERY: u64 = 1_000_000;
@@ -127,7 +129,7 @@ impl VideoFile {
 
     /// Appends a frame; its index in the file.
     fn append(&mut self, captured_at: Timestamp, is_key: bool, data: &[u8]) -> Result<u32, VideoError> {
-        if self.length - self.looked_at >= LOOK_AT_DISK {
+        if self.length - self.looked_at >= LOOK_AT_DISK.min(self.job.reserve_bytes / LOOKS_IN_RESERVE) {
             self.looked_at = self.length;
             check_disk(&self.path, &self.job)?;
         }
