@@ -41,7 +41,7 @@ pub(crate) fn execute(args: &Args) -> Exit {
     let on_terminal = std::io::stderr().is_terminal();
     let mut shown = 0;
     let recovered = recover(&args.file, &to, &mut |done, of| {
-        let percent = if of == 0 { 100 } else { done * 100 / of };
+        let percent = (done * 100).checked_div(of).unwrap_or(100);
         // A line for people who wait, ten for a log.
         if percent != shown && (on_terminal || percent % 10 == 0) {
             shown = percent;
