@@ -97,7 +97,9 @@ export class Camera {
       }
     }
     if (show.boxes) {
-      const [x0, y0, x1, y1] = face.bbox;
+      // Whole pixels: sharp lines, of this colour and no mixture.
+      const [x0, y0, x1, y1] = face.bbox.map(Math.round);
+      context.lineWidth = 2;
       context.strokeRect(x0, y0, x1 - x0, y1 - y0);
       const label = face.name ?? "nobody";
       context.font = "600 14px system-ui, sans-serif";
