@@ -391,7 +391,7 @@ mod tests {
         assert!((180_000.0..190_000.0).contains(&one), "{one}");
         let two = rate("scene = { fps = 60 }\n[participants]\nexpected = 1");
         assert_eq!(two, 2.0 * one);
-        let four = rate("scene = { fps = 30 }\n[participants]\nexpected = 64");
+        let four = rate("scene = { fps = 30 }\n[pipeline]\nmax_faces = 4");
         assert!((3.9 * one..4.0 * one).contains(&four), "four faces are followed: {four}");
     }
 

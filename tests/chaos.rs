@@ -94,7 +94,7 @@ fn a_session_survives_a_campaign() {
     for row in matrix.outcomes.iter().filter(|row| harmless(&row.fault)) {
         assert_eq!((row.lost, row.detected_after_ms), (0, None), "{row:?}");
     }
-    assert_eq!(matrix.before.segments, 3);
+    assert_eq!(matrix.before.segments, 6, "a ring and its preview for each camera");
 }
 
 #[test]

@@ -32,7 +32,12 @@ fn every_example_is_ready_or_says_what_is_missing() {
     files.sort();
     for file in files {
         match &*file {
-            "demo.toml" | "four-cameras-gpu.toml" | "lossless.toml" => check(&file, 0, &[]),
+            "demo.toml"
+            | "four-cameras-gpu.toml"
+            | "lossless.toml"
+            | "lsl.toml"
+            | "synchrony.toml"
+            | "video-and-replay.toml" => check(&file, 0, &[]),
             "4k-small-faces.toml" => {
                 let device = "device = \"/dev/v4l/by-id/usb-4K_Camera_0001-video-index0\"";
                 check(
@@ -291,7 +296,11 @@ fn more_memory_than_there_is() {
 fn more_reserve_than_there_is() {
     let scratch = Scratch::new();
     let text = config(&unique("reserve"), &[("one", SCENE)], "").replace("1MB", "1000TB");
-    check_missing(&scratch, &text, &["recording: reserve = \"1000TB\" is more than", "lower the reserve"]);
+    check_missing(
+        &scratch,
+        &text,
+        &["recording: reserve = \"1000TB\" needs twice its size", "lower the reserve"],
+    );
 }
 
 #[test]

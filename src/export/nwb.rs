@@ -249,7 +249,7 @@ impl NwbFile {
             put(
                 &quality,
                 mine.iter()
-                    .flat_map(|&(_, at)| [row(at).presence, row(at).score, row(at).sharpness])
+                    .flat_map(|&(_, at)| [row(at).presence, row(at).score, row(at).sharpness as f32])
                     .collect(),
             )?;
             put(&bbox, mine.iter().flat_map(|&(_, at)| row(at).bbox).collect())?;

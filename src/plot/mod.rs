@@ -678,7 +678,8 @@ fn usual_rate(track: &CameraTrack) -> f32 {
 }
 
 fn shade(share: f32) -> Colour {
-    let place = share.clamp(0.0, 1.0) * (RAMP.len() - 1) as f32;
+    // The greatest of NaN and a number is the number.
+    let place = share.max(0.0).min(1.0) * (RAMP.len() - 1) as f32;
     let at = (place as usize).min(RAMP.len() - 2);
     let part = place - at as f32;
     std::array::from_fn(|i| {

@@ -318,7 +318,7 @@ pub struct FaceRow {
     pub presence: f32,
     /// Variance of the Laplacian of the picture that the landmark network saw of the face, in levels of 0 to 255; NaN where
     /// the back end does not measure it.
-    pub sharpness: f32,
+    pub sharpness: f64,
     /// See [`LATENCY_STAGES`] and [`NOT_RUN`].
     pub latency_us: [u32; 6],
 }

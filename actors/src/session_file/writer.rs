@@ -772,7 +772,7 @@ impl CameraTables {
                 score: face.score,
                 bbox: face.bbox,
                 presence: face.presence,
-                sharpness: face.sharpness.unwrap_or(f32::NAN),
+                sharpness: face.sharpness.map_or(f64::NAN, f64::from),
                 latency_us,
             }])?;
             self.landmarks.append(face.landmarks.as_flattened())?;

@@ -50,6 +50,18 @@ def plain(value):
     return json.loads(value) if isinstance(value, bytes) else value.item()
 
 
+def synchrony(group, windows):
+    """What a session found that was asked to compare people."""
+    values = group["values"]
+    names = [name.decode() for name in values.attrs["groups"]]
+    return {
+        "pairs": group["pairs"][:].tolist(),
+        "groups": dict(zip(names, json.loads(values.attrs["channels"]))),
+        "windows": group["windows"][:windows].tolist(),
+        "common": values[:windows, ..., 3].tolist(),
+    }
+
+
 def check_object(name, thing):
     for key in thing.attrs:
         assert_fixed(thing.attrs.get_id(key).dtype, f"{name}@{key}")
@@ -138,15 +150,7 @@ def main():
                 [int(row["time_ns"]), float(row["value"]), row["source"].decode(), row["item"].decode()]
                 for row in file["quality"][: rows["/quality"]]
             ],
-            "pairs": file["synchrony/pairs"][:].tolist(),
-            "groups": dict(
-                zip(
-                    [name.decode() for name in file["synchrony/values"].attrs["groups"]],
-                    json.loads(file["synchrony/values"].attrs["channels"]),
-                )
-            ),
-            "windows": file["synchrony/windows"][: rows["/synchrony/windows"]].tolist(),
-            "common": file["synchrony/values"][: rows["/synchrony/windows"], ..., 3].tolist(),
+            **(synchrony(file["synchrony"], rows["/synchrony/windows"]) if "synchrony" in file else {}),
             "stopped": rows["/stop"] == 1,
         }))
 

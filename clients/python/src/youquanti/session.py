@@ -261,7 +261,7 @@ class Camera:
         score           f4     of the detector, 0 to 1
         bbox            f4[4]  x0, y0, x1, y1, pixels of the camera picture
         presence        f4     confidence of the landmark network, 0 to 1
-        sharpness       f4     variance of the Laplacian of the face's picture; NaN: not measured; absent in earlier files
+        sharpness       f8     variance of the Laplacian of the face's picture; NaN: not measured; absent in earlier files
         latency_us      u4[6]  from the stamp until the stages in `latency_stages` were done; `NOT_RUN`
         """
         return self._session._timed(self._path("faces"), "captured_at_ns")
