@@ -200,7 +200,7 @@ impl Source<'_> {
                     add(format!("bbox_{edge}"), Values::f32s(&rows, |row| row.bbox[place]));
                 }
                 add("presence".to_owned(), Values::f32s(&rows, |row| row.presence));
-                add("sharpness".to_owned(), Values::f32s(&rows, |row| row.sharpness));
+                add("sharpness".to_owned(), Values::of(&rows, |row| row.sharpness));
                 for (place, stage) in LATENCY_STAGES.into_iter().enumerate() {
                     let latency = Values::maybe(&rows, |row| {
                         Some(row.latency_us[place]).filter(|&micros| micros != NOT_RUN)
