@@ -316,6 +316,9 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
+/// How often a waiter comes to a stream until no frame was there when it did. Frames are far rarer than that takes.
+const WAITER_COMES: u32 = 16;
+
 /// A node that streams. Readable (`poll`, `epoll`) when a frame can be dequeued; EPOLLERR alone says
 /// that the next [`Self::dequeue`] returns an error.
 #[derive(Debug)]
@@ -336,14 +339,32 @@ impl Stream {
     /// which is how a fault of the stream shows. Only a stream can be had so: a node that does not
     /// stream yet reports an error all the time. Frames that are there already are thrown away: they
     /// are older than the stream, and v4l2loopback never wakes a waiter that came while it had one.
+    /// So a frame that comes in between is looked for afterwards, and the waiter comes again.
     ///
     /// # Errors
     /// `epoll_ctl`, or those of [`Self::dequeue`].
     pub fn registered(mut self) -> Result<AsyncFd<Self>, Error> {
+        for _ in 1..WAITER_COMES {
+            self.drain()?;
+            let mut waiter = self.register()?;
+            if waiter.get_mut().dequeue()?.is_none() {
+                return Ok(waiter);
+            }
+            self = waiter.into_inner();
+        }
+        self.drain()?;
+        self.register()
+    }
+
+    fn drain(&mut self) -> Result<(), Error> {
         let mut stale = self.buffers.len();
         while stale > 0 && self.dequeue()?.is_some() {
             stale -= 1;
         }
+        Ok(())
+    }
+
+    fn register(self) -> Result<AsyncFd<Self>, Error> {
         // SAFETY: the descriptor is owned by the stream, which closes it only when it is dropped, never
         // replaces it, and is dropped by the `AsyncFd` after it was taken off the runtime.
         unsafe { AsyncFd::register(self) }.map_err(|e| Error::new("epoll_ctl", e))
