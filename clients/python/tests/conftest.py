@@ -148,6 +148,7 @@ def recording(tmp_path: Path) -> Iterator[Recording]:
 
 @pytest.fixture(scope="session")
 def readme_examples() -> list[str]:
-    """The examples of the README, without the first, which only shows names."""
+    """The examples of the README that open a session file, without the first, which only shows names."""
     text = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1:]
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1:]
+    return [example for example in examples if "youquanti.load(" in example]

@@ -400,6 +400,10 @@ class Session:
         self.backend_runtime = _text(attributes["backend_runtime"])
         #: Why this back end was chosen.
         self.backend_reason = _text(attributes["backend_reason"])
+        #: Where the session was started although something was missing: `reason`, `by`, `missing`; else None.
+        self.overridden: dict[str, Any] | None = json.loads(_text(attributes.get("override", "null")))
+        #: In a recovered copy: the original's name, `from`, and what of it is not in the copy, `lost`; else None.
+        self.recovered: dict[str, Any] | None = json.loads(_text(attributes.get("recovered", "null")))
         #: Networks: id to SHA-256.
         self.models = {_text(entry["id"]): _text(entry["sha256"]) for entry in attributes["models"]}
         cameras = [Camera(name, group, self) for name, group in file["cameras"].items()]
