@@ -678,8 +678,9 @@ fn usual_rate(track: &CameraTrack) -> f32 {
 }
 
 fn shade(share: f32) -> Colour {
-    // The greatest of NaN and a number is the number.
-    let place = share.max(0.0).min(1.0) * (RAMP.len() - 1) as f32;
+    // What is no number is shown as nothing.
+    let share = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
+    let place = share * (RAMP.len() - 1) as f32;
     let at = (place as usize).min(RAMP.len() - 2);
     let part = place - at as f32;
     std::array::from_fn(|i| {
