@@ -33,6 +33,7 @@ pub mod replay;
 pub mod server;
 mod session;
 mod wiring;
+mod xml;
 
 pub use session::{CameraProgress, Session, SessionError};
 pub use youquanti_actors as actors;

@@ -14,6 +14,7 @@ use youquanti_models::{BLENDSHAPE_COUNT, LANDMARK_COUNT, blendshapes};
 
 use super::walk::{Progress, analysed, blocks};
 use super::{ExportError, ExportedFile, Source, Target, Targets};
+use crate::xml::escaped;
 
 /// Tags of chunks, as the specification numbers them.
 mod tag {
@@ -453,20 +454,6 @@ fn put_length(out: &mut Vec<u8>, length: usize) {
             out.extend((length as u64).to_le_bytes());
         }
     }
-}
-
-/// A text as XML holds it, without the characters that XML cannot hold.
-fn escaped(text: &str) -> String {
-    text.chars().fold(String::new(), |mut out, character| {
-        match character {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-        out
-    })
 }
 
 #[cfg(test)]

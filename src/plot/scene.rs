@@ -10,6 +10,8 @@ use tiny_skia::{
 };
 use ttf_parser::{Face, GlyphId, OutlineBuilder};
 
+use crate::xml::escaped;
+
 /// Red, green, blue.
 pub(super) type Colour = [u8; 3];
 
@@ -330,20 +332,6 @@ fn write_shape(out: &mut String, shape: &Shape) -> Result<(), DrawError> {
         }
     }
     Ok(())
-}
-
-/// A text as XML holds it, without the characters that XML cannot hold.
-fn escaped(text: &str) -> String {
-    text.chars().fold(String::new(), |mut out, character| {
-        match character {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-        out
-    })
 }
 
 /// RFC 4648, section 4.
