@@ -353,7 +353,7 @@ mod gpu {
                     if let Some(onnx) = file(name) {
                         let mut line = serde_json::json!({
                             "file": name, "precision": options.precision.to_string(), "nhwc": options.channels_last,
-                            "search": options.exhaustive_search, "graph": options.graph, "batch": batch,
+                            "graph": options.graph, "batch": batch,
                         });
                         measure(&mut line, &runtime, &gpu, &options, subject, &onnx, &input, &wanted);
                         println!("{line}");
@@ -370,17 +370,13 @@ mod gpu {
         let mut variants = vec![(original, taken.clone())];
         if all {
             let precise = OrtOptions { precision: Precision::Fp32, ..taken.clone() };
-            variants.push((original, OrtOptions { exhaustive_search: false, ..taken.clone() }));
             variants.push((original, OrtOptions { channels_last: false, ..taken.clone() }));
             variants.push((original, OrtOptions { channels_last: false, ..precise.clone() }));
-            variants.push((original, OrtOptions { graph: false, exhaustive_search: false, ..taken.clone() }));
+            variants.push((original, OrtOptions { graph: false, ..taken.clone() }));
             for &file in &subject.files[1..] {
                 let precision = if file.ends_with("fp16") { Precision::Fp16 } else { Precision::Tf32 };
-                variants.push((file, OrtOptions { precision, exhaustive_search: false, ..taken.clone() }));
-                variants.push((
-                    file,
-                    OrtOptions { precision, exhaustive_search: false, channels_last: false, ..taken.clone() },
-                ));
+                variants.push((file, OrtOptions { precision, ..taken.clone() }));
+                variants.push((file, OrtOptions { precision, channels_last: false, ..taken.clone() }));
             }
         }
         variants

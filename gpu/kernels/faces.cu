@@ -1,7 +1,8 @@
 // From the landmark network's outputs to faces: landmarks in the picture, presence, the next frame's region, and the
-// blendshape network's input.
+// blendshape network's input; and how sharp the network's input was.
 //
-// Twin of geometry.rs (landmarks_to_picture), roi.rs and blendshapes.rs in the models crate.
+// Twin of geometry.rs (landmarks_to_picture), roi.rs and blendshapes.rs in the models crate, and of the CPU back end's
+// sharpness.rs.
 
 /// Corners of the eyes on the picture's left and right in a frontal face.
 #define LEFT_EYE_CORNER 33u
@@ -27,8 +28,10 @@ struct FaceHead {
     float presence;
     /// The smallest upright box around all landmarks, picture pixels; `x0` is NaN where a landmark is not finite.
     Box2 box;
+    /// 0 until `sharpness` has measured it.
+    float sharpness;
 };
-static_assert(sizeof(FaceHead) == 20, "packed as in Rust");
+static_assert(sizeof(FaceHead) == 24, "packed as in Rust");
 
 /// Where the results of a batch of `slots` faces go. The host lays them into one buffer, in this order, so that
 /// one copy brings everything down; the blendshape network writes its output behind them.
@@ -145,6 +148,45 @@ extern "C" __global__ void faces(const float *__restrict__ crop_landmarks, const
             }
         }
         // Before the next face's map is written.
+        __syncthreads();
+    }
+}
+
+/// Share of the crop's width and height that sharpness looks at, in the middle.
+#define FACE_SHARE (2.0f / 3.0f)
+
+/// Variance of the Laplacian of each crop's green plane, within its middle, in levels of 0 to 255, into the faces' heads,
+/// which `faces` has written; 0 for a slot without a frame. `crops` are the landmark network's input. Sums are whole numbers
+/// of 2^-32, so that their order does not matter.
+/// Grid: x faces, threads pixels.
+extern "C" __global__ void sharpness(const float *__restrict__ crops, const FaceSlot *__restrict__ slots, u32 count,
+                                     FaceHead *__restrict__ heads) {
+    __shared__ u64 sums[2];
+    const u32 margin = (u32)((float)CROP * (1.0f - FACE_SHARE) / 2.0f), side = CROP - 2 * margin;
+    for (u32 face = block_index(); face < count; face += block_count()) {
+        const bool active = slots[face].frame != NO_FRAME;
+        const float *plane = crops + ((u64)face * 3 + 1) * CROP * CROP;
+        if (threadIdx.x == 0) {
+            sums[0] = sums[1] = 0;
+        }
+        __syncthreads();
+        double sum = 0.0, squares = 0.0;
+        for (u32 at = threadIdx.x; active && at < side * side; at += blockDim.x) {
+            const float *here = plane + (margin + at / side) * CROP + margin + at % side;
+            const float laplacian = here[-(int)CROP] + here[CROP] + here[-1] + here[1] - 4.0f * here[0];
+            sum += (double)laplacian;
+            squares += (double)(laplacian * laplacian);
+        }
+        // Below 2^52 together: a plane's values are 0 to 1.
+        atomicAdd(&sums[0], (u64)(i64)(sum * 4294967296.0));
+        atomicAdd(&sums[1], (u64)(i64)(squares * 4294967296.0));
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            const double pixels = (double)(side * side) * 4294967296.0;
+            const double mean = (double)(i64)sums[0] / pixels, variance = (double)(i64)sums[1] / pixels - mean * mean;
+            heads[face].sharpness = (float)(fmax(variance, 0.0) * 65025.0);
+        }
+        // Before the next face's sums are cleared.
         __syncthreads();
     }
 }

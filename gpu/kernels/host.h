@@ -30,6 +30,9 @@ inline thread_local std::barrier<> *block_barrier;
 inline void __syncthreads() { block_barrier->arrive_and_wait(); }
 
 inline unsigned atomicAdd(unsigned *at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
+inline unsigned long long atomicAdd(unsigned long long *at, unsigned long long value) {
+    return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
+}
 inline unsigned atomicOr(unsigned *at, unsigned value) { return __atomic_fetch_or(at, value, __ATOMIC_RELAXED); }
 
 template <class Better> int replace_if(int *at, int value, Better better) {

@@ -71,11 +71,7 @@ fn nothing_is_allocated_per_frame_on_a_gpu() {
         let mut faces = youquanti_gpu::FaceOptions::new(cameras.to_vec());
         faces.tracker.max_faces = 2;
         faces.tracker.detect_every = 4;
-        let options = CudaOptions {
-            exhaustive_search: false,
-            reason: "asked for by name".to_owned(),
-            ..CudaOptions::new(faces, 0)
-        };
+        let options = CudaOptions { reason: "asked for by name".to_owned(), ..CudaOptions::new(faces, 0) };
         let mut pipeline = CudaPipeline::new(&options, Arc::new(Ticks::default()), |_: &OwnedFrame| None)
             .unwrap_or_else(|error| panic!("{error}"));
         let mut out = FrameFaces::with_capacity(2);

@@ -30,10 +30,8 @@ fn missing() -> Option<String> {
     cuda::check(&Provider::Cuda).err().map(|error| with_causes(&error))
 }
 
-/// Without the search for the fastest algorithms, which takes seconds a network.
-fn at_once(faces: &FaceOptions) -> CudaOptions {
-    let reason = "asked for by name".to_owned();
-    CudaOptions { exhaustive_search: false, reason, ..CudaOptions::new(faces.clone(), 0) }
+fn by_name(faces: &FaceOptions) -> CudaOptions {
+    CudaOptions { reason: "asked for by name".to_owned(), ..CudaOptions::new(faces.clone(), 0) }
 }
 
 fn open<F: Frame>(options: &CudaOptions, ring_of: cuda::RingOf<F>) -> CudaPipeline<F> {
@@ -42,7 +40,7 @@ fn open<F: Frame>(options: &CudaOptions, ring_of: cuda::RingOf<F>) -> CudaPipeli
 }
 
 fn on_gpu(faces: &FaceOptions) -> CudaPipeline<OwnedFrame> {
-    open(&at_once(faces), |_| None)
+    open(&by_name(faces), |_| None)
 }
 
 conformance!(on_gpu, missing);
@@ -77,8 +75,9 @@ fn landmarks_are_those_of_the_processor() {
     for (precision, most_mean, most) in [(Precision::Fp32, 0.1, 0.5), (Precision::Tf32, 0.3, 1.5)] {
         // Without its own numbers of tracks they would go on counting.
         let faces = FaceOptions { track_ids: Arc::new(TrackIds::new(1)), ..faces.clone() };
-        let mut gpu = open(&CudaOptions { precision, ..at_once(&faces) }, |_: &OwnedFrame| None);
-        let (mut sum, mut count, mut worst, mut blendshapes) = (0.0, 0, 0.0_f32, 0.0_f32);
+        let mut gpu = open(&CudaOptions { precision, ..by_name(&faces) }, |_: &OwnedFrame| None);
+        let (mut sum, mut count, mut worst, mut blendshapes, mut sharpness) =
+            (0.0, 0, 0.0_f32, 0.0_f32, 0.0_f32);
         for (frame, expected) in frames.iter().zip(&expected) {
             let got = run(&mut gpu, frame.clone());
             assert_eq!(got.detector_ran, expected.detector_ran);
@@ -91,17 +90,21 @@ fn landmarks_are_those_of_the_processor() {
                 count += LANDMARK_COUNT;
                 let pairs = got.blendshapes.iter().zip(&expected.blendshapes);
                 blendshapes = pairs.map(|(a, b)| (a - b).abs()).fold(blendshapes, f32::max);
+                let [got, expected] = [got, expected].map(|face| face.sharpness.unwrap());
+                sharpness = sharpness.max((got / expected - 1.0).abs());
             }
         }
         let mean = sum / count as f32;
         println!(
-            "{precision}: landmarks {mean:.4} px, at most {worst:.4} px; blendshapes at most {blendshapes:.4}"
+            "{precision}: landmarks {mean:.4} px, at most {worst:.4} px; blendshapes at most {blendshapes:.4}; \
+             sharpness at most {:.1} %",
+            sharpness * 100.0
         );
         assert!(
             count > 90 * LANDMARK_COUNT && mean <= most_mean && worst <= most,
             "{precision}: {mean}, {worst}"
         );
-        assert!(blendshapes < 0.05, "{precision}: {blendshapes}");
+        assert!(blendshapes < 0.05 && sharpness < 0.1, "{precision}: {blendshapes}, {sharpness}");
     }
 }
 
@@ -126,7 +129,7 @@ fn frames_of_several_cameras_are_computed_together_and_come_back_in_order() {
     let faces = FaceOptions::new(inputs.collect());
     let alone: Vec<Vec<FrameFaces>> = (0..CAMERAS)
         .map(|camera| {
-            let faces = FaceOptions { track_ids: Arc::new(TrackIds::new(5)), ..faces.clone() };
+            let faces = FaceOptions::new(vec![faces.cameras[usize::from(camera)]]);
             let mut pipeline = on_gpu(&faces);
             (0..12).map(|seq| run(&mut pipeline, of_camera(camera, seq))).collect()
         })
@@ -181,7 +184,7 @@ fn frames_go_up_from_their_ring() {
     let mut cpu = on_processor(&faces);
     let name = format!("test-pipeline-{}", std::process::id());
     let ring = FrameRing::create(&RingOptions::new(name, layout)).unwrap();
-    let mut gpu = open(&at_once(&faces), |frame: &FrameHandle| Some(frame.memory()));
+    let mut gpu = open(&by_name(&faces), |frame: &FrameHandle| Some(frame.memory()));
     let mut out = FrameFaces::with_capacity(4);
     for frame in frames {
         let mut slot = ring.try_acquire().unwrap();
@@ -288,7 +291,7 @@ fn lose_device() {
     let (frame, again) = pipeline.collect(&mut out).unwrap();
     assert!(frame.meta().seq == 1000 && again.is_err());
     drop((module, stream, pipeline));
-    let again = CudaPipeline::<OwnedFrame>::new(&at_once(&faces), Arc::new(Ticks::default()), |_| None);
+    let again = CudaPipeline::<OwnedFrame>::new(&by_name(&faces), Arc::new(Ticks::default()), |_| None);
     assert!(matches!(again.err(), Some(SetupError::Device(DeviceError::Lost { ordinal: 0 }))));
     let mut cpu = on_processor(&faces);
     assert_eq!(run(&mut cpu, picture.frame(1001)).faces.len(), 1);

@@ -21,7 +21,7 @@ fn model() -> Model<'static> {
 }
 
 fn options() -> OrtOptions {
-    OrtOptions { channels_last: false, exhaustive_search: false, ..OrtOptions::new(0, ID) }
+    OrtOptions { channels_last: false, ..OrtOptions::new(0, ID) }
 }
 
 fn tensor(name: &'static str, pointer: DevicePtr<f32>, shape: &[usize]) -> DeviceTensor {

@@ -11,6 +11,7 @@ mod library;
 use proptest::prelude::*;
 use youquanti_gpu::cpu::colour::{self, Part};
 use youquanti_gpu::cpu::crop::{self, Input};
+use youquanti_gpu::cpu::sharpness::sharpness;
 use youquanti_gpu::cpu::shrink::{Axis, Shrink};
 use youquanti_gpu::cpu::worker;
 use youquanti_gpu::cuda::abi::{
@@ -608,7 +609,7 @@ impl Results {
     /// Where each part begins, and where the last ends; bytes.
     fn starts(slots: usize) -> [usize; 6] {
         let sizes =
-            [size_of::<FacesHeader>(), 24 * slots, 20 * slots, 12 * LANDMARK_COUNT * slots, 4 * 52 * slots];
+            [size_of::<FacesHeader>(), 24 * slots, 24 * slots, 12 * LANDMARK_COUNT * slots, 4 * 52 * slots];
         let mut at = 0;
         std::array::from_fn(|part| {
             let start = at;
@@ -645,8 +646,8 @@ impl Results {
     }
 
     fn head(&self, at: usize) -> FaceHead {
-        let [presence, bbox @ ..] = self.words::<5>(2, at).map(f32::from_bits);
-        FaceHead { presence, bbox }
+        let [presence, bbox @ .., sharpness] = self.words::<6>(2, at).map(f32::from_bits);
+        FaceHead { presence, bbox, sharpness }
     }
 
     fn landmarks(&self, at: usize) -> [[f32; 3]; LANDMARK_COUNT] {
@@ -761,5 +762,37 @@ proptest! {
             (Some(Roi { cx, cy, width, height, rotation }), crop_points(&mut random), logit)
         }).collect();
         check_faces(&faces, SHAPES[seed as usize % SHAPES.len()]);
+    }
+}
+
+// ---- sharpness ----
+
+#[test]
+fn crops_are_as_sharp_as_on_the_cpu() {
+    let (mut random, side) = (Random(11), worker::CROP as usize);
+    let plane = side * side;
+    let crops: Vec<f32> = (0..5 * 3 * plane)
+        .map(|at| match at / (3 * plane) {
+            // As good as it gets, smooth, flat, noise in all of it, noise in padding.
+            0 => ((at % side + at / side) % 2) as f32,
+            1 => (at % side) as f32 / 255.0,
+            2 => 0.7,
+            _ => random.between(0.0, 1.0),
+        })
+        .collect();
+    let roi = Roi { cx: 0.0, cy: 0.0, width: 1.0, height: 1.0, rotation: 0.0 };
+    let slots: Vec<_> =
+        (0..5).map(|at| if at < 4 { FaceSlot::new(&roi, at) } else { FaceSlot::PADDING }).collect();
+    for shape in SHAPES {
+        let poisoned = FaceHead { presence: 0.25, bbox: [1.0, 2.0, 3.0, 4.0], sharpness: f32::NAN };
+        let mut heads = vec![poisoned; slots.len()];
+        library::sharpness(&crops, &slots, &mut heads, shape);
+        for (at, head) in heads.iter().enumerate() {
+            assert_eq!((head.presence, head.bbox), (poisoned.presence, poisoned.bbox));
+            let green = &crops[(at * 3 + 1) * plane..][..plane];
+            let expected = if at < 4 { sharpness(green, side) } else { 0.0 };
+            let off = (head.sharpness - expected).abs();
+            assert!(off <= 1e-3 + 1e-5 * expected, "{at}: {} {expected}", head.sharpness);
+        }
     }
 }

@@ -13,7 +13,8 @@ use std::rc::Rc;
 use cudarc::driver::sys;
 
 use super::abi::{
-    Candidates, Detections, DetectorTile, FaceSlot, FacesOut, Frame, MAX_CANDIDATES, ShrinkTile, YunetOutputs,
+    Candidates, Detections, DetectorTile, FaceHead, FaceSlot, FacesOut, Frame, MAX_CANDIDATES, ShrinkTile,
+    YunetOutputs,
 };
 use super::compile::Cubin;
 use super::device::{CallError, Context, Device};
@@ -408,6 +409,7 @@ pub struct Kernels {
     decode_blazeface: Function,
     suppress: Function,
     faces: Function,
+    sharpness: Function,
 }
 
 impl fmt::Debug for Function {
@@ -448,6 +450,7 @@ impl Kernels {
             decode_blazeface: function(c"decode_blazeface")?,
             suppress: function(c"suppress")?,
             faces: function(c"faces")?,
+            sharpness: function(c"sharpness")?,
             module,
         })
     }
@@ -648,6 +651,28 @@ impl Kernels {
         ];
         // SAFETY: the types are the kernel's; the rest is the caller's promise.
         unsafe { self.module.launch(stream, self.faces, ([count.max(1), 1, 1], THREADS), arguments) }
+    }
+
+    /// How sharp the crops of `count` slots are, into heads that [`Self::faces`] has written.
+    ///
+    /// # Safety
+    /// See [`Kernels`].
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub unsafe fn sharpness(
+        &self,
+        stream: &Stream,
+        crops: DevicePtr<f32>,
+        slots: DevicePtr<FaceSlot>,
+        count: u32,
+        heads: DevicePtr<FaceHead>,
+    ) -> Result<(), CallError> {
+        let arguments = [argument(&crops), argument(&slots), argument(&count), argument(&heads)];
+        // A crop is one block's: with many threads it is quick.
+        let shape = ([count.max(1), 1, 1], 4 * THREADS);
+        // SAFETY: the types are the kernel's; the rest is the caller's promise.
+        unsafe { self.module.launch(stream, self.sharpness, shape, arguments) }
     }
 }
 

@@ -81,7 +81,7 @@ pub(crate) fn agrees_with_the_reference<P: Pipeline<OwnedFrame>>(make: impl Fn(&
     for (detector, finder) in [(Detector::BlazeFaceShort, "short"), (Detector::BlazeFaceFull, "full")] {
         for name in PICTURES {
             let picture = golden::picture(&format!("{name}.png"));
-            let mut pipeline = make(&options(picture.layout(), 8).with_detector(detector));
+            let mut pipeline = make(&options(picture.layout(), 4).with_detector(detector));
             let out = run(&mut pipeline, picture.frame(0));
             let meshes = golden.meshes(&format!("{name}/{finder}/landmarks"));
             let blendshapes = golden.rows::<52>(&format!("{name}/{finder}/blendshapes"));
@@ -107,7 +107,7 @@ pub(crate) fn agrees_with_mediapipe<P: Pipeline<OwnedFrame>>(make: impl Fn(&Face
     let golden = Golden::load();
     for name in PICTURES {
         let picture = golden::picture(&format!("{name}.png"));
-        let mut pipeline = make(&options(picture.layout(), 8).with_detector(Detector::BlazeFaceShort));
+        let mut pipeline = make(&options(picture.layout(), 4).with_detector(Detector::BlazeFaceShort));
         let out = run(&mut pipeline, picture.frame(0));
         let matrices = golden.rows::<16>(&format!("{name}/mediapipe/matrices"));
         let meshes = golden.meshes(&format!("{name}/mediapipe/normalised"));
@@ -147,7 +147,7 @@ pub(crate) fn finds_all_faces_of_the_pictures<P: Pipeline<OwnedFrame>>(make: imp
     for name in PICTURES {
         let picture = golden::picture(&format!("{name}.png"));
         let truth = golden.rows::<4>(&format!("{name}/truth"));
-        let mut pipeline = make(&options(picture.layout(), 8));
+        let mut pipeline = make(&options(picture.layout(), 4));
         for seq in 0..3 {
             let out = run(&mut pipeline, picture.frame(seq));
             assert_eq!(out.faces.len(), truth.len(), "{name}");

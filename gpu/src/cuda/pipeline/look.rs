@@ -155,7 +155,10 @@ impl Looker {
                 let seen = [memory.landmarks.ptr(), memory.presence.ptr()];
                 let subset = memory.subset.ptr();
                 // SAFETY: as above.
-                unsafe { kernels.faces(stream, seen, slots, count, presence_threshold, subset, out) }?;
+                unsafe {
+                    kernels.faces(stream, seen, slots, count, presence_threshold, subset, out)?;
+                    kernels.sharpness(stream, memory.crops.ptr(), slots, count, out.heads)?;
+                }
                 blendshape_network.run(stream)?;
                 Ok(stream.mark(&done[2])?)
             })?;
@@ -265,6 +268,11 @@ impl Looked {
     /// 0 to 1, or NaN.
     pub(super) fn presence(&self, face: usize) -> f32 {
         self.results[HEADER + face * HEAD]
+    }
+
+    /// See [`youquanti_models::Face::sharpness`].
+    pub(super) fn sharpness(&self, face: usize) -> f32 {
+        self.results[HEADER + face * HEAD + HEAD - 1]
     }
 
     /// Picture pixels.

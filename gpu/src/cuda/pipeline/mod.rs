@@ -65,9 +65,6 @@ pub struct CudaOptions {
     pub provider: Provider,
     /// With how many bits.
     pub precision: Precision,
-    /// Whether every algorithm for each convolution is tried at the start, which takes seconds for each network and batch
-    /// size, or the likely best is taken.
-    pub exhaustive_search: bool,
     /// Why this back end was chosen, one sentence, for logs and the session file.
     pub reason: String,
 }
@@ -80,7 +77,6 @@ impl CudaOptions {
             ordinal,
             provider: Provider::Cuda,
             precision: Precision::default(),
-            exhaustive_search: true,
             reason: String::new(),
         }
     }
@@ -113,7 +109,6 @@ impl Maker<'_> {
         OrtOptions {
             provider: self.options.provider.clone(),
             precision: self.options.precision,
-            exhaustive_search: self.options.exhaustive_search,
             // The pipeline's own graphs hold the networks.
             graph: false,
             ..OrtOptions::new(self.options.ordinal as i32, network)
@@ -472,8 +467,8 @@ impl<F: Frame> CudaPipeline<F> {
                 let Look { at: (looked, face), presence, head_pose, .. } = &batch.looks[at];
                 let looked = &batch.looked[*looked];
                 let (landmarks, blendshapes) = (looked.landmarks(*face), looked.blendshapes(*face));
-                // The crop is on the device, where nothing measures it.
-                Seen { presence: *presence, sharpness: None, landmarks, blendshapes, head_pose }
+                let sharpness = Some(looked.sharpness(*face));
+                Seen { presence: *presence, sharpness, landmarks, blendshapes, head_pose }
             };
             self.followed.publish(slot.camera, find, seen, &mut slot.result.faces);
             slot.result.meta = slot.meta;
