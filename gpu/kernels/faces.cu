@@ -28,10 +28,8 @@ struct FaceHead {
     float presence;
     /// The smallest upright box around all landmarks, picture pixels; `x0` is NaN where a landmark is not finite.
     Box2 box;
-    /// 0 until `sharpness` has measured it.
-    float sharpness;
 };
-static_assert(sizeof(FaceHead) == 24, "packed as in Rust");
+static_assert(sizeof(FaceHead) == 20, "packed as in Rust");
 
 /// Where the results of a batch of `slots` faces go. The host lays them into one buffer, in this order, so that
 /// one copy brings everything down; the blendshape network writes its output behind them.
@@ -155,12 +153,11 @@ extern "C" __global__ void faces(const float *__restrict__ crop_landmarks, const
 /// Share of the crop's width and height that sharpness looks at, in the middle.
 #define FACE_SHARE (2.0f / 3.0f)
 
-/// Variance of the Laplacian of each crop's green plane, within its middle, in levels of 0 to 255, into the faces' heads,
-/// which `faces` has written; 0 for a slot without a frame. `crops` are the landmark network's input. Sums are whole numbers
-/// of 2^-32, so that their order does not matter.
+/// Variance of the Laplacian of each crop's green plane, within its middle, in levels of 0 to 255; 0 for a slot without a
+/// frame. `crops` are the landmark network's input. Sums are whole numbers of 2^-32, so that their order does not matter.
 /// Grid: x faces, threads pixels.
 extern "C" __global__ void sharpness(const float *__restrict__ crops, const FaceSlot *__restrict__ slots, u32 count,
-                                     FaceHead *__restrict__ heads) {
+                                     float *__restrict__ out) {
     __shared__ u64 sums[2];
     const u32 margin = (u32)((float)CROP * (1.0f - FACE_SHARE) / 2.0f), side = CROP - 2 * margin;
     for (u32 face = block_index(); face < count; face += block_count()) {
@@ -184,7 +181,7 @@ extern "C" __global__ void sharpness(const float *__restrict__ crops, const Face
         if (threadIdx.x == 0) {
             const double pixels = (double)(side * side) * 4294967296.0;
             const double mean = (double)(i64)sums[0] / pixels, variance = (double)(i64)sums[1] / pixels - mean * mean;
-            heads[face].sharpness = (float)(fmax(variance, 0.0) * 65025.0);
+            out[face] = (float)(fmax(variance, 0.0) * 65025.0);
         }
         // Before the next face's sums are cleared.
         __syncthreads();

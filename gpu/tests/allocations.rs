@@ -1,7 +1,8 @@
 //! After warm-up the pipeline allocates nothing per frame, on any of its threads.
 //!
 //! On the processor what ONNX Runtime's binding allocates inside a run is its own affair and not counted. (Its C++ part
-//! does not use this allocator at all.) On a GPU the runtime is not called for a frame, and memory of the device is counted, too.
+//! does not use this allocator at all.) On a GPU the runtime is not called for a frame, and memory of the device is counted, too, so
+//! that nothing else may use it meanwhile.
 //! In a binary of its own: the counter sees the whole process.
 
 mod common;

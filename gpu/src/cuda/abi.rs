@@ -190,8 +190,6 @@ pub struct FaceHead {
     pub presence: f32,
     /// x0, y0, x1, y1, picture pixels.
     pub bbox: [f32; 4],
-    /// Variance of the Laplacian, levels of 0 to 255.
-    pub sharpness: f32,
 }
 
 /// Where the results of a batch of faces go.
@@ -217,7 +215,7 @@ const _: () = {
     assert!(
         size_of::<Candidates>() == 16 && size_of::<DetectorTile>() == 36 && size_of::<YunetOutputs>() == 96
     );
-    assert!(size_of::<FacesHeader>() == 16 && size_of::<FaceHead>() == 24 && size_of::<FacesOut>() == 40);
+    assert!(size_of::<FacesHeader>() == 16 && size_of::<FaceHead>() == 20 && size_of::<FacesOut>() == 40);
 };
 
 // SAFETY: numbers and device addresses, with no gaps between them: the sizes above are the sums of the fields'.

@@ -13,8 +13,7 @@ use std::rc::Rc;
 use cudarc::driver::sys;
 
 use super::abi::{
-    Candidates, Detections, DetectorTile, FaceHead, FaceSlot, FacesOut, Frame, MAX_CANDIDATES, ShrinkTile,
-    YunetOutputs,
+    Candidates, Detections, DetectorTile, FaceSlot, FacesOut, Frame, MAX_CANDIDATES, ShrinkTile, YunetOutputs,
 };
 use super::compile::Cubin;
 use super::device::{CallError, Context, Device};
@@ -653,7 +652,7 @@ impl Kernels {
         unsafe { self.module.launch(stream, self.faces, ([count.max(1), 1, 1], THREADS), arguments) }
     }
 
-    /// How sharp the crops of `count` slots are, into heads that [`Self::faces`] has written.
+    /// How sharp the crops of `count` slots are.
     ///
     /// # Safety
     /// See [`Kernels`].
@@ -666,9 +665,9 @@ impl Kernels {
         crops: DevicePtr<f32>,
         slots: DevicePtr<FaceSlot>,
         count: u32,
-        heads: DevicePtr<FaceHead>,
+        out: DevicePtr<f32>,
     ) -> Result<(), CallError> {
-        let arguments = [argument(&crops), argument(&slots), argument(&count), argument(&heads)];
+        let arguments = [argument(&crops), argument(&slots), argument(&count), argument(&out)];
         // A crop is one block's: with many threads it is quick.
         let shape = ([count.max(1), 1, 1], 4 * THREADS);
         // SAFETY: the types are the kernel's; the rest is the caller's promise.

@@ -317,7 +317,7 @@ def cases(random, small):
     presence = random.uniform(-3, 6, faces).astype(np.float32)
 
     def face_results(machine):
-        sizes = [("u4", 4), (SLOT, faces), ("f4", 6 * faces), ("f4", 3 * LANDMARKS * faces), ("f4", 2 * BLENDSHAPE_POINTS * faces)]
+        sizes = [("u4", 4), (SLOT, faces), ("f4", 5 * faces), ("f4", 3 * LANDMARKS * faces), ("f4", 2 * BLENDSHAPE_POINTS * faces)]
         places = [machine.put(np.full(np.dtype(kind).itemsize * count, 0xA5, np.uint8)) for kind, count in sizes]
         arguments = [u64(machine.put(points)), u64(machine.put(presence)), u64(machine.put(slots)), u32(faces)]
         arguments += [ctypes.c_float(0.5), u64(machine.put(GATHERED)), structure(*places)]
@@ -330,9 +330,9 @@ def cases(random, small):
     crops = random.uniform(0, 1, (faces, 3, CROP, CROP)).astype(np.float32)
 
     def sharpness(machine):
-        heads = machine.put(np.zeros(6 * faces, np.float32))
-        arguments = [u64(machine.put(crops)), u64(machine.put(slots)), u32(faces), u64(heads)]
-        return arguments, lambda machine: [machine.get(heads, "f4", 6 * faces)]
+        out = machine.put(np.full(faces, np.nan, np.float32))
+        arguments = [u64(machine.put(crops)), u64(machine.put(slots)), u32(faces), u64(out)]
+        return arguments, lambda machine: [machine.get(out, "f4", faces)]
     yield f"sharpness, {faces}", Case("sharpness", (faces, 1, 1), 512, sharpness)
 
 

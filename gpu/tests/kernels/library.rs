@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 use libloading::Library;
 use youquanti_gpu::cuda::DevicePtr;
 use youquanti_gpu::cuda::abi::{
-    Candidates, Detection, Detections, DetectorTile, FaceHead, FaceSlot, FacesOut, Frame, MAX_DETECTIONS,
-    ShrinkTile, YunetOutputs,
+    Candidates, Detection, Detections, DetectorTile, FaceSlot, FacesOut, Frame, MAX_DETECTIONS, ShrinkTile,
+    YunetOutputs,
 };
 use youquanti_models::{Affine2, Picture, Roi};
 
@@ -248,9 +248,11 @@ pub(crate) fn faces(
 }
 
 /// `crops` holds three planes for each slot.
-pub(crate) fn sharpness(crops: &[f32], slots: &[FaceSlot], heads: &mut [FaceHead], shape: Shape) {
+pub(crate) fn sharpness(crops: &[f32], slots: &[FaceSlot], shape: Shape) -> Vec<f32> {
+    let mut out = vec![f32::NAN; slots.len()];
     let (from, places, count) = (crops.as_ptr(), slots.as_ptr(), slots.len() as u32);
-    let to = heads.as_mut_ptr();
-    // SAFETY: the types are the kernel's; there is a head for each slot.
+    let to = address_mut(&mut out);
+    // SAFETY: the types are the kernel's; there is a number for each slot.
     unsafe { launch("sharpness", shape, [pointer(&from), pointer(&places), pointer(&count), pointer(&to)]) };
+    out
 }

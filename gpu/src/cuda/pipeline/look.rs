@@ -29,8 +29,13 @@ const POINTS: usize = LANDMARKS * 3;
 /// Numbers before the first head.
 const HEADER: usize = size_of::<FacesHeader>() / size_of::<f32>();
 
-/// Numbers that come down for a batch: header, heads, landmarks, blendshapes, each for all faces.
+/// Numbers that come down for a batch: header, heads, landmarks, blendshapes, sharpness, each for all faces.
 const fn result_len(batch: usize) -> usize {
+    sharpness_at(batch) + batch
+}
+
+/// Where sharpness begins in them.
+const fn sharpness_at(batch: usize) -> usize {
     HEADER + batch * (HEAD + POINTS + BLENDSHAPE_COUNT)
 }
 
@@ -119,10 +124,12 @@ impl Looker {
         let most_faces = plan.most_faces;
         let mut memory = Memory::take(plan, made)?;
         memory.subset.write(&blendshapes::SUBSET_146.map(|point| point as u32))?;
+        let (beside, cropped, measured) = (Stream::new(device)?, Event::new(device)?, Event::new(device)?);
         let mut by_batch = Vec::new();
         for size in batches_up_to(most_faces) {
             let out = memory.out(size);
-            let coefficients = memory.results.ptr().add(result_len(size) - size * BLENDSHAPE_COUNT);
+            let coefficients = memory.results.ptr().add(sharpness_at(size) - size * BLENDSHAPE_COUNT);
+            let sharpness = memory.results.ptr().add(sharpness_at(size));
             let tensor =
                 |name, pointer, shape: &[usize]| DeviceTensor { name, pointer, shape: shape.to_vec() };
             // SAFETY: the buffers are dropped after the networks and hold as many values; the stream outlives them all.
@@ -150,16 +157,20 @@ impl Looker {
                 // SAFETY: the kernels' memory is `memory`, made for at least `size` faces.
                 unsafe { kernels.crop_faces(stream, frames, slots, count, memory.crops.ptr()) }?;
                 stream.mark(&done[0])?;
+                // Beside the network, which takes longer.
+                stream.record(&cropped)?;
+                beside.wait_for(&cropped)?;
+                // SAFETY: as above.
+                unsafe { kernels.sharpness(&beside, memory.crops.ptr(), slots, count, sharpness) }?;
+                beside.record(&measured)?;
                 landmark_network.run(stream)?;
                 stream.mark(&done[1])?;
                 let seen = [memory.landmarks.ptr(), memory.presence.ptr()];
                 let subset = memory.subset.ptr();
                 // SAFETY: as above.
-                unsafe {
-                    kernels.faces(stream, seen, slots, count, presence_threshold, subset, out)?;
-                    kernels.sharpness(stream, memory.crops.ptr(), slots, count, out.heads)?;
-                }
+                unsafe { kernels.faces(stream, seen, slots, count, presence_threshold, subset, out) }?;
                 blendshape_network.run(stream)?;
+                stream.wait_for(&measured)?;
                 Ok(stream.mark(&done[2])?)
             })?;
             by_batch.push(Batch { size, graph, done, _networks: [landmark_network, blendshape_network] });
@@ -272,7 +283,7 @@ impl Looked {
 
     /// See [`youquanti_models::Face::sharpness`].
     pub(super) fn sharpness(&self, face: usize) -> f32 {
-        self.results[HEADER + face * HEAD + HEAD - 1]
+        self.results[sharpness_at(self.size) + face]
     }
 
     /// Picture pixels.
