@@ -1,62 +1,92 @@
-"""The same file as benches/session_file.rs, written with h5py: the same tables, chunks, SWMR and flushes.
+"""The files of benches/session_file/rates.rs, written with h5py: the same rows, tables, chunks, filters, flushes.
 
-Usage: session_file.py ROWS FLUSH_EVERY none|deflate
-Prints the median rows per second of five files and the bytes of one.
+Usage: session_file.py ROWS FLUSH_EVERY none|deflate FOLDER
+Writes a file for each line that it reads, and answers with what that took, as JSON. FOLDER holds the rows.
 """
 
+import json
 import os
 import sys
-import tempfile
 import time
 
 import h5py
 import numpy as np
 
-rows, flush_every, compression = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-filters = {"shuffle": True, "compression": "gzip", "compression_opts": 1} if compression == "deflate" else {}
+rows, flush_every, compression, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+is_compressed = compression == "deflate"
+filters = {"shuffle": True, "compression": "gzip", "compression_opts": 1} if is_compressed else {}
+chunk = 16 if is_compressed else 64
 face_type = np.dtype([
     ("frame_seq", "<u8"), ("captured_at_ns", "<u8"), ("track", "<u4"), ("participant", "<u4"),
-    ("score", "<f4"), ("bbox", "<f4", 4), ("presence", "<f4"), ("latency_us", "<u4", 6),
+    ("score", "<f4"), ("bbox", "<f4", 4), ("presence", "<f4"), ("sharpness", "<f8"), ("latency_us", "<u4", 6),
 ])
-noise = np.random.default_rng(1)
-index = np.arange(478, dtype=np.float32)
-landmarks = np.stack([index, -index, np.full(478, 0.5, np.float32)], 1) + noise.random((256, 478, 3), np.float32)
-landmarks += np.arange(256, dtype=np.float32)[:, None, None] * [1, 1, 0]
-landmarks = landmarks.astype(np.float32)
-blendshapes = noise.random((256, 52), np.float32)
-head_pose = noise.random((256, 4, 4), np.float32)
-face = np.zeros(256, face_type)
+result_type = np.dtype([
+    ("frame_seq", "<u8"), ("captured_at_ns", "<u8"), ("faces", "<u4"), ("over_limit", "<u2"), ("detector_ran", "<u2"),
+])
+
+
+def read(name, *shape):
+    return np.fromfile(os.path.join(folder, name), "<f4").reshape(-1, *shape)
+
+
+landmarks, blendshapes, head_pose = read("landmarks", 478, 3), read("blendshapes", 52), read("head_pose", 4, 4)
+boxes = read("boxes", 6)
+count = len(landmarks)
+face, result = np.zeros(count, face_type), np.zeros(count, result_type)
+face["frame_seq"] = result["frame_seq"] = np.arange(count)
+face["captured_at_ns"] = result["captured_at_ns"] = 1_000_000_000 + np.arange(count) * 33_333_333
+face["score"], face["bbox"], face["presence"] = boxes[:, 0], boxes[:, 1:5], boxes[:, 5]
+face["latency_us"], result["faces"] = [2000, 3000, 4000, 6000, 10000, 11000], 1
 
 
 def write(path):
     with h5py.File(path, "w", libver="v110") as file:
-        def table(name, shape, dtype):
-            return file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(64, *shape), **filters)
-        tables = [
-            (table("faces", (), face_type), face),
-            (table("landmarks", (478, 3), "f4"), landmarks),
-            (table("blendshapes", (52,), "f4"), blendshapes),
-            (table("head_pose", (4, 4), "f4"), head_pose),
+        def table(name, shape, dtype, chunk, **filters):
+            return file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(chunk, *shape), **filters)
+        faces = [
+            (table("faces", (), face_type, chunk, **filters), face),
+            (table("landmarks", (478, 3), "f4", chunk, **filters), landmarks),
+            (table("blendshapes", (52,), "f4", chunk, **filters), blendshapes),
+            (table("head_pose", (4, 4), "f4", chunk, **filters), head_pose),
         ]
+        results = [(table("results", (), result_type, 256), result)]
+        committed = table("committed", (17,), "u8", 64)
         file.swmr_mode = True
-        # As the Rust side: blocks that end with a chunk, or at a flush unless compressed.
-        written = 0
+        disk = os.open(path, os.O_RDONLY)
+        written = {"faces": 0, "results": 0}
+
+        def write_out(tables, kind, end):
+            start = written[kind]
+            if start == end:
+                return
+            for dataset, source in tables:
+                dataset.resize(end, axis=0)
+                dataset[start:end] = np.take(source, range(start, end), axis=0, mode="wrap")
+            written[kind] = end
+
         for row in range(1, rows + 1):
-            if row % 64 == 0 or row == rows or (row % flush_every == 0 and not filters):
-                for dataset, source in tables:
-                    dataset.resize(row, axis=0)
-                    dataset[written:row] = np.take(source, range(written, row), axis=0, mode="wrap")
-                written = row
-            if row % flush_every == 0:
+            is_flush = row % flush_every == 0
+            # As the other side: blocks end with a chunk, or at a flush unless compressed.
+            if row % chunk == 0 or row == rows or (is_flush and not is_compressed):
+                write_out(faces, "faces", row)
+            if row % 256 == 0 or row == rows or is_flush:
+                write_out(results, "results", row)
+            if is_flush or row == rows:
                 file.flush()
+                os.fdatasync(disk)
+                committed.resize(len(committed) + 1, axis=0)
+                committed[-1] = row
+                committed.flush()
+                os.fdatasync(disk)
+        os.close(disk)
+    with open(path, "rb") as file:
+        os.fdatasync(file.fileno())
 
 
-seconds = []
-for _ in range(5):
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "session.h5")
-        start = time.perf_counter()
-        write(path)
-        seconds.append(time.perf_counter() - start)
-        size = os.path.getsize(path)
-print(f"h5py {compression}: {rows / sorted(seconds)[2]:.0f} rows/s, {size} bytes, {size // rows} a row")
+for _ in sys.stdin:
+    path = os.path.join(folder, "theirs.h5")
+    start, used = time.perf_counter(), time.thread_time()
+    write(path)
+    reply = {"seconds": time.perf_counter() - start, "processor": time.thread_time() - used, "bytes": os.path.getsize(path)}
+    os.remove(path)
+    print(json.dumps(reply), flush=True)

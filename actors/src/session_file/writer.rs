@@ -310,6 +310,12 @@ impl SessionWriter {
         Ok(writer)
     }
 
+    /// Flushes no longer wait for the disk from here on, so that what that costs can be measured.
+    #[cfg(feature = "testing")]
+    pub fn never_wait_for_the_disk(&mut self) {
+        self.on_disk = None;
+    }
+
     /// Bytes that must stay free while it is written: those of the options, or as many as it takes.
     pub fn reserve_bytes(&self) -> u64 {
         self.space.reserve_bytes()
