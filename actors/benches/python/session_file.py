@@ -15,7 +15,7 @@ import numpy as np
 rows, flush_every, compression, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 is_compressed = compression == "deflate"
 filters = {"shuffle": True, "compression": "gzip", "compression_opts": 1} if is_compressed else {}
-chunk = 16 if is_compressed else 64
+chunk = 16
 face_type = np.dtype([
     ("frame_seq", "<u8"), ("captured_at_ns", "<u8"), ("track", "<u4"), ("participant", "<u4"),
     ("score", "<f4"), ("bbox", "<f4", 4), ("presence", "<f4"), ("sharpness", "<f8"), ("latency_us", "<u4", 6),

@@ -163,7 +163,7 @@ fn jpeg() -> Arc<[u8]> {
     let mut dice = Dice::new(1);
     let pixels = (0..1920 * 1080).flat_map(|at| {
         let (x, y) = (at % 1920, at / 1920);
-        let noise = dice.below(7);
+        let noise = dice.below(25);
         [x / 8 + noise, y / 5 + noise, (x + y) / 12 + noise].map(|value| value.min(255) as u8)
     });
     let picture = image::RgbImage::from_vec(1920, 1080, pixels.collect()).unwrap();
@@ -181,7 +181,7 @@ fn threads() -> BTreeMap<String, Duration> {
         let Ok(name) = std::fs::read_to_string(task.join("comm")) else { continue };
         let Some(time) = processor_time(&task) else { continue };
         let name = name.trim().trim_end_matches(|c: char| c.is_ascii_digit());
-        *times.entry(name.trim_end_matches(" cam").to_owned()).or_default() += time;
+        *times.entry(name.to_owned()).or_default() += time;
     }
     times
 }
@@ -230,7 +230,7 @@ pub(crate) fn run(seconds: f64) {
             json!(late as f64 / 1e6),
         ]);
     }
-    let recorder = shares["recorder"];
+    let recorder = shares["yq-recorder"];
     let mut shares: Vec<_> = shares.into_iter().filter(|(_, [off, on])| off + on > 0.05).collect();
     shares.sort_by(|a, b| b.1[0].total_cmp(&a.1[0]));
     let rows: Vec<_> = shares.into_iter().map(|(name, [off, on])| vec![json!(name), json!(off), json!(on)]).collect();

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use youquanti_actors::clock::SystemClock;
 use youquanti_models::{Clock, Timestamp};
@@ -18,9 +19,10 @@ pub(crate) fn processor_time(task: &Path) -> Option<Duration> {
     Some(Duration::from_nanos(text.split(' ').next()?.parse().ok()?))
 }
 
-/// The same of this thread.
+/// The same of this thread, which runs: `schedstat` is as of when a thread last made way.
 pub(crate) fn own_processor_time() -> Duration {
-    processor_time(Path::new("/proc/thread-self")).unwrap()
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// A number of a file of `/proc/self`, by the name before it.
@@ -50,8 +52,7 @@ impl Times {
     }
 }
 
-/// A table in Markdown with what it says as JSON under it, which is also written to
-/// `target/benches/session_file_<part>.json`.
+/// Shows a table in Markdown, and writes what it says as JSON to `target/benches/session_file_<part>.json`.
 pub(crate) fn show(part: &str, columns: &[&str], rows: &[Vec<Value>]) {
     println!("\n| {} |", columns.join(" | "));
     println!("|{}", " --- |".repeat(columns.len()));
@@ -63,10 +64,11 @@ pub(crate) fn show(part: &str, columns: &[&str], rows: &[Vec<Value>]) {
         columns.iter().map(|&column| column.to_owned()).zip(row.iter().cloned()).collect::<serde_json::Map<_, _>>()
     });
     let text = serde_json::json!({ "part": part, "rows": records.collect::<Vec<_>>() }).to_string();
-    println!("\n{text}");
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/benches");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("benches");
     fs::create_dir_all(&folder).unwrap();
-    fs::write(folder.join(format!("session_file_{part}.json")), text).unwrap();
+    let path = folder.join(format!("session_file_{part}.json"));
+    fs::write(&path, text).unwrap();
+    println!("\n{}", path.display());
 }
 
 fn cell(value: &Value) -> String {

@@ -244,11 +244,10 @@ pub(super) mod chunk_rows {
     use crate::synchrony::SynchronyOptions;
 
     pub(crate) const FRAMES: usize = 256;
-    /// Faces, landmarks, blendshapes and head poses: 370 kB of landmarks.
-    pub(crate) const FACES: usize = 64;
-    /// The same where they are compressed: only whole chunks are written, so that at 16 rows a second and more none
-    /// waits longer than a second.
-    pub(crate) const COMPRESSED_FACES: usize = 16;
+    /// Faces, landmarks, blendshapes and head poses: 92 kB of landmarks. Larger ones are written anew more often, because each
+    /// flush writes the chunk at the end whole: at 64 rows three times. Compressed, only whole chunks are written, and
+    /// larger ones keep their rows waiting for longer.
+    pub(crate) const FACES: usize = 16;
     pub(crate) const SMALL: usize = 64;
     pub(crate) const TEXT: usize = 16384;
 

@@ -92,9 +92,9 @@ pub enum Compression {
     /// Rows are on disk after each flush.
     #[default]
     None,
-    /// Shuffle and deflate: 1.2 to 1.6 times smaller, more than ten times slower to write. Rows of an
-    /// incomplete chunk (16 faces of a camera) wait up to two seconds, and that long is lost by a kill: at 16 faces
-    /// a second and more it is one second.
+    /// Shuffle and deflate: 1.2 to 1.4 times smaller, more than ten times slower to write. Rows of an
+    /// incomplete chunk (16 faces of a camera) wait for the next flush, in all up to two seconds, and that long is
+    /// lost by a kill.
     Deflate,
 }
 
@@ -174,9 +174,10 @@ pub struct Summary {
     pub complete: bool,
 }
 
-/// Longest time that rows of an incomplete compressed chunk wait. Each time that they do not, the space of the
-/// incomplete chunk is lost: at most one chunk of 16 faces in two seconds, where there are fewer than 8 a second.
-const DEFLATE_HOLD_NANOS: u64 = 2_000_000_000;
+/// How long after a flush that left them behind rows of an incomplete compressed chunk go out all the same: with the next
+/// one, if flushes are a second apart. The space of the incomplete chunk is lost then; with 16 faces a second and more that
+/// never comes to pass.
+const DEFLATE_HOLD_NANOS: u64 = 900_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -195,8 +196,8 @@ struct CameraTables {
     landmarks: Table<f32>,
     blendshapes: Table<f32>,
     head_pose: Table<f32>,
-    /// When the last whole row of a compressed chunk was forced out.
-    forced_at: Timestamp,
+    /// A flush, and how many faces there were; another one is noted here once all of those have gone out.
+    left_behind: (Timestamp, u64),
 }
 
 /// The tables of synchrony. Row i of both belongs together.
@@ -718,7 +719,7 @@ impl CameraTables {
         text_attribute(&group, "stamp_source", camera.stamp_source)?;
         mode_attributes(&group, camera)?;
         let deflate = compression == Compression::Deflate;
-        let faces = if deflate { chunk_rows::COMPRESSED_FACES } else { chunk_rows::FACES };
+        let faces = chunk_rows::FACES;
         let tables = Self {
             frames: table(&group, FRAMES, &[], chunk_rows::FRAMES, false)?,
             video: table(&group, VIDEO, &[], chunk_rows::FRAMES, false)?,
@@ -727,7 +728,7 @@ impl CameraTables {
             landmarks: table(&group, LANDMARKS, &[LANDMARK_COUNT, 3], faces, deflate)?,
             blendshapes: table(&group, BLENDSHAPES, &[BLENDSHAPE_COUNT], faces, deflate)?,
             head_pose: table(&group, HEAD_POSE, &[4, 4], faces, deflate)?,
-            forced_at: Timestamp(0),
+            left_behind: (Timestamp(0), 0),
         };
         list_attribute(tables.faces.dataset(), "latency_stages", &LATENCY_STAGES)?;
         number(tables.faces.dataset(), "latency_not_run", NOT_RUN)?;
@@ -793,9 +794,12 @@ impl CameraTables {
         self.frames.write_out()?;
         self.video.write_out()?;
         self.results.write_out()?;
-        let force = everything || now.0.saturating_sub(self.forced_at.0) >= DEFLATE_HOLD_NANOS;
-        if force {
-            self.forced_at = now;
+        let (since, rows) = self.left_behind;
+        let are_out = self.faces.written() >= rows;
+        if are_out {
+            self.left_behind = (now, self.faces.rows());
+        }
+        if everything || (!are_out && now.0.saturating_sub(since.0) >= DEFLATE_HOLD_NANOS) {
             self.faces.write_out()?;
             self.landmarks.write_out()?;
             self.blendshapes.write_out()?;
