@@ -416,7 +416,7 @@ pub(crate) fn detector(pipeline: &config::PipelineConfig) -> gpu::Detector {
     }
 }
 
-fn synchrony(config: &Config) -> SynchronyOptions {
+pub(crate) fn synchrony(config: &Config) -> SynchronyOptions {
     let of = &config.synchrony;
     SynchronyOptions {
         participants: config.participants.expected.map_or(0, |expected| expected.get() as u16),

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use proptest::prelude::*;
 use rustix::process::{Signal, getpid, kill_process};
 use session_rows::*;
+use youquanti_actors::dice::Dice;
 use youquanti_actors::session_file::{
     AskedMode, Compression, Gap, NOT_RUN, Opened, Participant, SessionFileError, SessionReader,
     SessionWriter, ledger_item, quality_item,
@@ -638,6 +639,54 @@ fn a_full_disk_costs_no_row_that_was_taken() {
         let reader = SessionReader::open(&path).unwrap();
         assert_eq!(reader.opened(), Opened::Plain);
         check_faces(&reader, 0, &taken);
+    }
+}
+
+/// Bytes of all chunks that hold rows, as they are stored.
+fn stored_bytes(group: &hdf5::Group) -> u64 {
+    let here: u64 = group.datasets().unwrap().iter().map(|dataset| dataset.storage_size()).sum();
+    here + group.groups().unwrap().iter().map(stored_bytes).sum::<u64>()
+}
+
+#[test]
+fn a_file_is_little_larger_than_its_compressed_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    // Frames a second, and by how much the file may be larger. Where chunks take longer than a second, what was
+    // written of them by then is written again.
+    for (fps, most) in [(16, 1.1), (30, 1.1), (60, 1.1), (3, 2.5)] {
+        let path = folder.path().join(format!("{fps}.h5"));
+        let mut writer = create(&path, &["left"], options(Compression::Deflate)).unwrap();
+        for second in 1..=120_u64 {
+            for seq in (second - 1) * fps..second * fps {
+                // As hard to compress as measured faces are.
+                let mut found = found(0, seq, 1);
+                let mut dice = Dice::new(seq);
+                found.faces[0].landmarks.as_flattened_mut().iter_mut().for_each(|v| *v += dice.unit() as f32);
+                writer.append_faces(&found, &participants(1)).unwrap();
+            }
+            writer.flush(Timestamp(START.0 + second * 1_000_000_000)).unwrap();
+        }
+        let bytes = finish(writer).file_bytes as f64;
+        let stored = stored_bytes(&hdf5::File::open(&path).unwrap()) as f64;
+        println!("{fps} a second: {:.3} times", bytes / stored);
+        assert!(bytes < most * stored, "{fps} a second: {bytes} bytes, {stored} of rows");
+    }
+}
+
+#[test]
+fn compressed_rows_wait_for_less_than_two_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    for rate in [1_u64, 5, 10, 15, 16, 30] {
+        let path = folder.path().join(format!("{rate}.h5"));
+        let mut writer = create(&path, &["left"], options(Compression::Deflate)).unwrap();
+        for second in 1..=40_u64 {
+            for seq in (second - 1) * rate..second * rate {
+                writer.append_faces(&found(0, seq, 1), &participants(1)).unwrap();
+            }
+            writer.flush(Timestamp(START.0 + second * 1_000_000_000)).unwrap();
+            let safe = SessionReader::open(&path).unwrap().face_count(0);
+            assert!(safe >= (second - 1) * rate, "{rate} a second: {safe} faces are safe after {second} s");
+        }
     }
 }
 

@@ -2,18 +2,23 @@
 //! LabRecorder would have recorded them on the same machine: stamps are of one clock, so every stream's clock offset is 0.
 //!
 //! A participant's streams follow the frames of one camera, their home: here the one that saw them most. `age_ms` is the time from
-//! capture to result that the file has, which is a little less than that of a row that was sent.
+//! capture to result that the file has, which is a little less than that of a row that was sent. Not in the file, and so not here:
+//! the streams of the profile `youquantipy`.
 
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
-use youquanti_actors::session_file::{CameraFacts, LATENCY_STAGES, NOT_RUN};
+use youquanti_actors::session_file::{
+    CameraFacts, LATENCY_STAGES, LIKENESS_CHANNELS, LIKENESS_COLUMNS, NOT_RUN,
+};
+use youquanti_config::Config;
 use youquanti_models::head_pose::quaternion;
 use youquanti_models::{BLENDSHAPE_COUNT, LANDMARK_COUNT, blendshapes};
 
 use super::walk::{Progress, analysed, blocks};
 use super::{ExportError, ExportedFile, Source, Target, Targets};
+use crate::wiring;
 use crate::xml::escaped;
 
 /// Tags of chunks, as the specification numbers them.
@@ -56,6 +61,7 @@ pub(super) fn export(
         for (camera, facts) in source.reader.cameras().iter().enumerate() {
             frames(source, &mut file, camera, facts, progress)?;
         }
+        synchrony(source, &mut file)?;
         events(source, &mut file)?;
         let rows = file.finish()?;
         made.push(target.finish(rows)?);
@@ -199,6 +205,65 @@ fn frames(
         }
         file.samples(stream, &samples)?;
         progress.add(rows.len());
+    }
+    Ok(())
+}
+
+/// `Synchrony`: each window, stamped with its end.
+fn synchrony(source: &Source<'_>, file: &mut XdfFile) -> Result<(), ExportError> {
+    let Some(facts) = source.reader.synchrony()? else { return Ok(()) };
+    let mut channels = Vec::new();
+    for [first, second] in &facts.pairs {
+        for group in &facts.groups {
+            for (column, (unit, kind)) in LIKENESS_COLUMNS.iter().zip(LIKENESS_CHANNELS) {
+                channels.push((format!("P{first}-P{second}_{group}_{column}"), unit, kind));
+            }
+        }
+    }
+    // How it was computed is in the session's configuration alone, which another version may not read.
+    let header = source.reader.header();
+    let options =
+        Config::from_toml(&header.config, "configuration").ok().map(|config| wiring::synchrony(&config));
+    let method = options.as_ref().map_or_else(String::new, |options| {
+        let lengths = [
+            ("window", options.window),
+            ("step", options.step),
+            ("max_lag", options.max_lag),
+            ("history", options.history),
+        ];
+        let lengths = lengths.map(|(name, length)| format!("<{name}>{}</{name}>", length.as_secs_f64()));
+        format!("{}<shifts>{}</shifts>", lengths.concat(), options.shifts)
+    });
+    let groups: String = facts
+        .groups
+        .iter()
+        .zip(&facts.channels)
+        .map(|(name, channels)| {
+            let (name, channels) = (escaped(name), escaped(&channels.join(" ")));
+            format!("<group><name>{name}</name><blendshapes>{channels}</blendshapes></group>")
+        })
+        .collect();
+    let stream = file.open(&Stream {
+        name: "Synchrony".to_owned(),
+        kind: "Synchrony",
+        rate: options.map_or(0.0, |options| options.step.as_secs_f64().recip()),
+        format: "float32",
+        desc: format!(
+            "<method>{method}<positive_lag>the second of the pair follows the first</positive_lag><groups>{groups}</groups></method>\
+             <synchronization><can_drop_samples>true</can_drop_samples></synchronization>"
+        ),
+        channels,
+    })?;
+    let compared = facts.pairs.len() * facts.groups.len();
+    for range in blocks(source.reader.window_count()) {
+        let windows = source.reader.windows(range.clone())?;
+        let likeness = source.reader.likeness(range)?;
+        let mut samples = Samples::default();
+        for (window, likeness) in windows.iter().zip(likeness.chunks_exact(compared)) {
+            samples.begin(window.end_ns);
+            samples.floats(likeness.as_flattened());
+        }
+        file.samples(stream, &samples)?;
     }
     Ok(())
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::{Interval, interval};
-use youquanti_actors::capture::{Asked, CaptureDevice, CaptureError, Captured, DeviceInfo, Pace, StampSource};
+use youquanti_actors::capture::{
+    Asked, CaptureDevice, CaptureError, Captured, DeviceInfo, Pace, StampSource,
+};
 use youquanti_actors::dice::Dice;
 use youquanti_actors::ledger::Consumer;
 use youquanti_actors::messages::Delivery;
@@ -187,7 +189,9 @@ fn threads() -> BTreeMap<String, Duration> {
 }
 
 pub(crate) fn run(seconds: f64) {
-    println!("{CAMERAS} cameras, 1920x1080 at {FPS} fps, {FACES} faces each, for {seconds} s; per cent of one core");
+    println!(
+        "{CAMERAS} cameras, 1920x1080 at {FPS} fps, {FACES} faces each, for {seconds} s; per cent of one core"
+    );
     let jpeg = jpeg();
     let mut shares = BTreeMap::new();
     let mut counts = Vec::new();
@@ -233,10 +237,19 @@ pub(crate) fn run(seconds: f64) {
     let recorder = shares["yq-recorder"];
     let mut shares: Vec<_> = shares.into_iter().filter(|(_, [off, on])| off + on > 0.05).collect();
     shares.sort_by(|a, b| b.1[0].total_cmp(&a.1[0]));
-    let rows: Vec<_> = shares.into_iter().map(|(name, [off, on])| vec![json!(name), json!(off), json!(on)]).collect();
+    let rows: Vec<_> =
+        shares.into_iter().map(|(name, [off, on])| vec![json!(name), json!(off), json!(on)]).collect();
     show("cameras_threads", &["thread", "% of a core, no video", "% of a core, own JPEG kept"], &rows);
     let columns = [
-        "case", "due", "captured", "in the index", "analysed", "faces", "in the video", "MB resident at 10 %", "MB resident at the end",
+        "case",
+        "due",
+        "captured",
+        "in the index",
+        "analysed",
+        "faces",
+        "in the video",
+        "MB resident at 10 %",
+        "MB resident at the end",
     ];
     show("cameras_counts", &columns, &counts);
     let met = if recorder[0] < GOAL_PERCENT { "met" } else { "NOT met" };

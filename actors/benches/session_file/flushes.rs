@@ -17,7 +17,10 @@ const REST: Duration = Duration::from_millis(50);
 
 pub(crate) fn run() {
     let rows = Rows::made_up();
-    println!("{FLUSHES} flushes, {FRAMES} frames of each camera before each, {} ms rest; milliseconds", REST.as_millis());
+    println!(
+        "{FLUSHES} flushes, {FRAMES} frames of each camera before each, {} ms rest; milliseconds",
+        REST.as_millis()
+    );
     let mut table = Vec::new();
     for (cameras, faces) in [(1_u16, 1), (8, 2)] {
         for (name, compression) in [("none", Compression::None), ("deflate", Compression::Deflate)] {
@@ -36,7 +39,8 @@ pub(crate) fn run() {
             }
         }
     }
-    let columns = ["cameras", "faces each", "filter", "waits for the disk", "p50", "p99", "longest", "processor"];
+    let columns =
+        ["cameras", "faces each", "filter", "waits for the disk", "p50", "p99", "longest", "processor"];
     show("flushes", &columns, &table);
 }
 

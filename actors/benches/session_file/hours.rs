@@ -104,7 +104,13 @@ pub(crate) fn run(hours: f64, deflate: bool) {
         ]
     });
     let columns = [
-        "tenth", "flush p50 ms", "flush p99 ms", "longest ms", "processor ms a simulated second", "MB resident", "MB of file",
+        "tenth",
+        "flush p50 ms",
+        "flush p99 ms",
+        "longest ms",
+        "processor ms a simulated second",
+        "MB resident",
+        "MB of file",
     ];
     show(&format!("hours_{filter}"), &columns, &table.collect::<Vec<_>>());
 
@@ -123,7 +129,8 @@ pub(crate) fn run(hours: f64, deflate: bool) {
         last.resident as f64 / first.resident as f64,
         last.flushes.millis(0.5) / first.flushes.millis(0.5),
         last.flushes.millis(0.99) / first.flushes.millis(0.99),
-        (last.processor.as_secs_f64() / last.seconds as f64) / (first.processor.as_secs_f64() / first.seconds as f64),
+        (last.processor.as_secs_f64() / last.seconds as f64)
+            / (first.processor.as_secs_f64() / first.seconds as f64),
         opening.as_secs_f64() * 1e3,
     );
 }
@@ -178,8 +185,8 @@ async fn record(folder: &std::path::Path, hours: f64, compression: Compression) 
     let (mut flushes, mut processor, mut seconds, mut safe) = (Vec::new(), Duration::ZERO, 0, 0);
     for seq in 0..frames {
         let step = now();
-        sleep_until(began + Duration::from_nanos(seq * 1_000_000_000 / FPS)).await;
-        // What was due in between was done by then.
+        // Flushes are due on the second, frames between them: what is due before this frame is done before it.
+        sleep_until(began + Duration::from_nanos((2 * seq + 1) * 500_000_000 / FPS)).await;
         let status = plane.recording().unwrap();
         if status.rows != safe {
             safe = status.rows;

@@ -33,7 +33,10 @@ struct Filter {
 }
 
 pub(crate) fn run(rows: &Rows) {
-    println!("{ROWS} {}, a flush every {FLUSH_EVERY}; a step is one row, with the chunk or flush that it completes", rows.what);
+    println!(
+        "{ROWS} {}, a flush every {FLUSH_EVERY}; a step is one row, with the chunk or flush that it completes",
+        rows.what
+    );
     let folder = tempfile::tempdir().unwrap();
     let mut table = Vec::new();
     for filter in FILTERS {
@@ -125,7 +128,8 @@ struct Table<T> {
 impl<T: H5Type + Copy> Table<T> {
     fn create(file: &File, name: &str, row_shape: &[usize], filter: Filter, chunk: usize) -> Self {
         let row_len: usize = row_shape.iter().product();
-        let extents = std::iter::once(Extent::resizable(0)).chain(row_shape.iter().map(|&n| Extent::fixed(n)));
+        let extents =
+            std::iter::once(Extent::resizable(0)).chain(row_shape.iter().map(|&n| Extent::fixed(n)));
         let chunks: Vec<_> = std::iter::once(chunk).chain(row_shape.iter().copied()).collect();
         let cache = 2 * chunk * row_len * size_of::<T>();
         let mut builder = file.new_dataset_builder().chunk(chunks).chunk_cache(17, cache, 1.0);

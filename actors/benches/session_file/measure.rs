@@ -61,7 +61,11 @@ pub(crate) fn show(part: &str, columns: &[&str], rows: &[Vec<Value>]) {
         println!("| {} |", cells.join(" | "));
     }
     let records = rows.iter().map(|row| {
-        columns.iter().map(|&column| column.to_owned()).zip(row.iter().cloned()).collect::<serde_json::Map<_, _>>()
+        columns
+            .iter()
+            .map(|&column| column.to_owned())
+            .zip(row.iter().cloned())
+            .collect::<serde_json::Map<_, _>>()
     });
     let text = serde_json::json!({ "part": part, "rows": records.collect::<Vec<_>>() }).to_string();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("benches");

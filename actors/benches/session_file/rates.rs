@@ -28,7 +28,10 @@ struct Cost {
 }
 
 pub(crate) fn run(rows: &Rows) {
-    println!("{ROWS} {}, a flush every {FLUSH_EVERY}; medians of {FILES} files of each kind, written in turn", rows.what);
+    println!(
+        "{ROWS} {}, a flush every {FLUSH_EVERY}; medians of {FILES} files of each kind, written in turn",
+        rows.what
+    );
     let folder = tempfile::tempdir().unwrap();
     let mut table = Vec::new();
     for (name, compression) in [("none", Compression::None), ("deflate", Compression::Deflate)] {
@@ -93,12 +96,25 @@ impl H5py {
     fn start(folder: &Path, rows: &Rows, filter: &str) -> Self {
         // What both write, as bytes.
         let of = |bytes: &dyn Fn(&Face) -> Vec<u8>| rows.faces.iter().flat_map(bytes).collect::<Vec<u8>>();
-        let floats = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let floats =
+            |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let parts = [
             ("landmarks", of(&|face| floats(face.landmarks.as_flattened()))),
             ("blendshapes", of(&|face| floats(&face.blendshapes))),
             ("head_pose", of(&|face| floats(face.head_pose.as_flattened()))),
-            ("boxes", of(&|face| floats(&[face.score, face.bbox[0], face.bbox[1], face.bbox[2], face.bbox[3], face.presence]))),
+            (
+                "boxes",
+                of(&|face| {
+                    floats(&[
+                        face.score,
+                        face.bbox[0],
+                        face.bbox[1],
+                        face.bbox[2],
+                        face.bbox[3],
+                        face.presence,
+                    ])
+                }),
+            ),
         ];
         for (name, bytes) in parts {
             std::fs::write(folder.join(name), bytes).unwrap();
@@ -112,7 +128,8 @@ impl H5py {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn();
-        let mut child = child.unwrap_or_else(|error| panic!("{}: {error}: run make setup-test", python.display()));
+        let mut child =
+            child.unwrap_or_else(|error| panic!("{}: {error}: run make setup-test", python.display()));
         let replies = BufReader::new(child.stdout.take().unwrap());
         Self { child, replies }
     }

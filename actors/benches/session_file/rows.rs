@@ -21,8 +21,9 @@ impl Rows {
     /// A face that moves slowly about the picture, with a noise of about a tenth of a pixel.
     pub(crate) fn made_up() -> Self {
         let mut dice = Dice::new(1);
-        let shape: Vec<[f64; 3]> =
-            (0..LANDMARK_COUNT).map(|_| [200.0, 240.0, 60.0].map(|size| size * (dice.unit() - 0.5))).collect();
+        let shape: Vec<[f64; 3]> = (0..LANDMARK_COUNT)
+            .map(|_| [200.0, 240.0, 60.0].map(|size| size * (dice.unit() - 0.5)))
+            .collect();
         let mean: Vec<f64> = (0..BLENDSHAPE_COUNT).map(|_| dice.unit().powi(4)).collect();
         let faces = (0..MOST as u32).map(|n| {
             let turn = f64::from(n) * std::f64::consts::TAU / MOST as f64;

@@ -12,7 +12,7 @@ use youquanti_models::{CameraId, LANDMARK_COUNT, blendshapes};
 use super::LslPlan;
 use crate::calibration::StampOffset;
 use crate::plane::DataPlane;
-use crate::session_file::LIKENESS_COLUMNS;
+use crate::session_file::{LIKENESS_CHANNELS, LIKENESS_COLUMNS};
 use crate::synchrony::SynchronyOptions;
 
 /// A stream of the session.
@@ -218,12 +218,10 @@ impl Facts<'_> {
 
     /// Windows of synchrony, stamped with their end: `P1-P2_smile_r`, `…_lag_s`, `…_p`, `…_common` of each pair and group.
     fn synchrony(&self, options: &SynchronyOptions) -> Declaration {
-        let units = ["normalized", "seconds", "probability", "fraction"];
-        let kinds = ["Correlation", "Lag", "Probability", "Fraction"];
         let mut channels = Vec::new();
         for [first, second] in options.pairs() {
             for group in &options.groups {
-                for (column, (unit, kind)) in LIKENESS_COLUMNS.iter().zip(units.into_iter().zip(kinds)) {
+                for (column, (unit, kind)) in LIKENESS_COLUMNS.iter().zip(LIKENESS_CHANNELS) {
                     channels.push((format!("{first}-{second}_{}_{column}", group.name), unit, kind));
                 }
             }

@@ -87,6 +87,14 @@ pub mod quality_item {
 /// Last dimension of `/synchrony/values`: see [`Likeness`](crate::synchrony::Likeness).
 pub const LIKENESS_COLUMNS: [&str; 4] = ["r", "lag_s", "p", "common"];
 
+/// Unit and type of each of them as a channel of a stream.
+pub const LIKENESS_CHANNELS: [(&str, &str); 4] = [
+    ("normalized", "Correlation"),
+    ("seconds", "Lag"),
+    ("probability", "Probability"),
+    ("fraction", "Fraction"),
+];
+
 /// Values of `item` in the quality of a participant in a camera, whose `source` is [`validity_source`]: the validity card.
 /// Each minute, and the session's end, brings a row of each for the time since the row before, for everybody seen so far; what
 /// too little was seen for has none. `validity.rs` says how they are computed.

@@ -89,7 +89,7 @@ def test_xdf_has_the_streams_of_the_session(ended: Path, tmp_path: Path) -> None
     assert header["info"]["version"] == ["1.0"]
     by_name = {stream["info"]["name"][0]: stream for stream in streams}
     people = {f"P{n}_{what}" for n in (1, 2, 3) for what in ("blendshapes", "headpose", "mesh")}
-    assert by_name.keys() == people | {"left_frames", "right_frames", "youquanti_events"}
+    assert by_name.keys() == people | {"left_frames", "right_frames", "Synchrony", "youquanti_events"}
     with youquanti.load(ended) as session:
         for number in session.participant_names:
             (camera,) = [c for c in session.cameras.values() if number in c.faces["participant"]]
@@ -125,6 +125,16 @@ def test_xdf_has_the_streams_of_the_session(ended: Path, tmp_path: Path) -> None
             assert labels(frames) == ["frame", "driver_sequence", "captured_at", "dropped"]
             assert np.array_equal(frames["time_series"][:, 0], camera.frames["seq"])
             assert np.all(frames["time_series"][:, 3] == 0), "lossless: none was dropped"
+        stream, synchrony = by_name["Synchrony"], session.synchrony
+        assert synchrony is not None
+        compared = [(f"P{a}-P{b}", group) for a, b in synchrony.pairs for group in synchrony.groups]
+        assert labels(stream) == [f"{p}_{g}_{column}" for p, g in compared for column in ("r", "lag_s", "p", "common")]
+        assert np.array_equal(stream["time_stamps"], synchrony.windows["end_ns"] / 1e9)
+        values = np.stack([getattr(synchrony, column) for column in ("r", "lag_s", "p", "common")], axis=-1)
+        assert len(values) > 0
+        assert np.array_equal(stream["time_series"], values.reshape(len(values), -1), equal_nan=True)
+        (method,) = stream["info"]["desc"][0]["method"]
+        assert float(method["step"][0]) == pytest.approx(1 / float(stream["info"]["nominal_srate"][0]))
         events = by_name["youquanti_events"]
         kinds = sorted(json.loads(text[0])["kind"] for text in events["time_series"])
         assert kinds == sorted(event["kind"] for event in session.events)
