@@ -16,8 +16,8 @@ use rustix::process::{Signal, getpid, kill_process};
 use session_rows::*;
 use youquanti_actors::dice::Dice;
 use youquanti_actors::session_file::{
-    AskedMode, Compression, Gap, NOT_RUN, Opened, Participant, SessionFileError, SessionReader,
-    SessionWriter, ledger_item, quality_item,
+    AskedMode, Compression, Gap, NOT_RUN, Opened, Participant, SessionFileError, SessionOptions,
+    SessionReader, SessionWriter, ledger_item, quality_item,
 };
 use youquanti_models::ids::{CameraId, ParticipantId, TrackId};
 use youquanti_models::picture::{FrameFlags, FrameMeta};
@@ -711,7 +711,8 @@ fn a_disk_that_somebody_else_fills_costs_no_row_that_was_taken() {
 fn a_disk_without_room_for_the_reserve_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let Some(mount) = Mount::tmpfs(&folder.path().join("disk"), "size=3m") else { return };
-    let error = create(&mount.0.join("session.h5"), &["left"], options(Compression::None)).err().unwrap();
+    let options = SessionOptions { reserve_bytes: 4 << 20, ..options(Compression::None) };
+    let error = create(&mount.0.join("session.h5"), &["left"], options).err().unwrap();
     assert!(matches!(error, SessionFileError::DiskFull { .. }), "{error}");
     assert_eq!(fs::read_dir(&mount.0).unwrap().count(), 0);
 }
