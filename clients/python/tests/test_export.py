@@ -130,7 +130,7 @@ def test_xdf_has_the_streams_of_the_session(ended: Path, tmp_path: Path) -> None
         compared = [(f"P{a}-P{b}", group) for a, b in synchrony.pairs for group in synchrony.groups]
         assert labels(stream) == [f"{p}_{g}_{column}" for p, g in compared for column in ("r", "lag_s", "p", "common")]
         assert np.array_equal(stream["time_stamps"], synchrony.windows["end_ns"] / 1e9)
-        values = np.stack([getattr(synchrony, column) for column in ("r", "lag_s", "p", "common")], axis=-1)
+        values = np.stack([getattr(synchrony, column) for column in ("r", "lag", "p", "common")], axis=-1)
         assert len(values) > 0
         assert np.array_equal(stream["time_series"], values.reshape(len(values), -1), equal_nan=True)
         (method,) = stream["info"]["desc"][0]["method"]
