@@ -1,8 +1,9 @@
 //! What a session file holds, in as many columns of time as a picture has room for. Reads rows in blocks, so that memory does not
 //! grow with the session. Draws nothing.
 
+use serde_json::Value;
 use youquanti_actors::session_file::{
-    FaceRow, Inspection, LATENCY_STAGES, NOT_RUN, SessionFileError, SessionReader,
+    FaceRow, Inspection, LATENCY_STAGES, NOT_RUN, SessionFileError, SessionReader, TextEntry,
 };
 use youquanti_models::BLENDSHAPE_COUNT;
 
@@ -45,6 +46,8 @@ pub(super) struct CameraTrack {
     pub(super) captured: Vec<u32>,
     /// Of these, analysed.
     pub(super) analysed: Vec<u32>,
+    /// Stamps of its first and its last frame.
+    pub(super) span: Option<[u64; 2]>,
     /// Frames by the time from capture to result: bins of [`latency_bin`].
     pub(super) latency: Vec<u32>,
 }
@@ -82,8 +85,26 @@ pub(super) struct Timeline {
     pub(super) looked: Vec<Vec<u32>>,
     /// By participant and camera.
     pub(super) people: Vec<PersonTrack>,
-    /// When a marker was set, seconds since the session's start.
-    pub(super) markers: Vec<f64>,
+    /// In the order of their times.
+    pub(super) markers: Vec<Marker>,
+}
+
+/// What happened in the experiment.
+pub(super) struct Marker {
+    /// Since the session's start.
+    pub(super) seconds: f64,
+    /// What an operator wrote, or what a stream sent.
+    pub(super) label: String,
+}
+
+impl Marker {
+    fn of(entry: &TextEntry, start: u64) -> Self {
+        let detail: Value = serde_json::from_str(&entry.text).unwrap_or_default();
+        let said = [&detail["text"], &detail["value"]].into_iter().find(|value| !value.is_null());
+        let label = said
+            .map_or_else(String::new, |said| said.as_str().map_or_else(|| said.to_string(), str::to_owned));
+        Self { seconds: entry.time_ns.saturating_sub(start) as f64 / 1e9, label }
+    }
 }
 
 /// Bins of a factor of 1.1 from 1 ms on.
@@ -118,22 +139,30 @@ impl Timeline {
         let slowest = rates.iter().copied().fold(f64::INFINITY, f64::min).min(1000.0);
         // A column that holds a frame more or less by chance would look like a fault: ten frames for counts, two for shares.
         let fine = Columns::new(start, duration, room, 2.4 / slowest);
-        let markers = reader.markers(u64::MAX)?;
+        let mut markers: Vec<_> =
+            reader.markers(u64::MAX)?.iter().map(|entry| Marker::of(entry, start)).collect();
+        markers.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let mut timeline = Self {
             fine,
             cameras: Vec::new(),
             looked: vec![vec![0; fine.count]; rates.len()],
             people: Vec::new(),
-            markers: markers.iter().map(|marker| marker.time_ns.saturating_sub(start) as f64 / 1e9).collect(),
+            markers,
         };
         for (camera, rate) in rates.into_iter().enumerate() {
             let columns = Columns::new(start, duration, room / 2, 10.0 / rate);
             let empty = || vec![0; columns.count];
-            let mut track =
-                CameraTrack { columns, captured: empty(), analysed: empty(), latency: vec![0; LATENCY_BINS] };
+            let mut track = CameraTrack {
+                columns,
+                captured: empty(),
+                analysed: empty(),
+                span: None,
+                latency: vec![0; LATENCY_BINS],
+            };
             for rows in blocks(reader.frame_count(camera)) {
                 for row in reader.frames(camera, rows)? {
                     columns.add(&mut track.captured, row.captured_at_ns);
+                    track.span.get_or_insert([row.captured_at_ns; 2])[1] = row.captured_at_ns;
                 }
             }
             for rows in blocks(reader.result_count(camera)) {

@@ -81,7 +81,7 @@ pub fn write(reader: &SessionReader, inspection: &Inspection, path: &Path) -> Re
 /// `File`, `Draw`.
 pub fn render(reader: &SessionReader, inspection: &Inspection, form: Form) -> Result<Vec<u8>, PlotError> {
     let timeline = Timeline::read(reader, inspection, MOST_COLUMNS)?;
-    let scene = Page { scene: Scene::new(WIDTH), inspection, timeline, y: 0.0 }.draw();
+    let scene = Page { scene: Scene::new(WIDTH), inspection, timeline, y: 0.0, panels: Vec::new() }.draw();
     Ok(match form {
         Form::Png => scene.png(2.0)?,
         Form::Svg => scene.svg()?.into_bytes(),
@@ -131,6 +131,8 @@ struct Page<'a> {
     timeline: Timeline,
     /// How far the page is full.
     y: f32,
+    /// Top and bottom of what is drawn over time.
+    panels: Vec<[f32; 2]>,
 }
 
 impl Page<'_> {
@@ -289,15 +291,21 @@ impl Page<'_> {
         self.y += 16.0;
     }
 
-    /// Where somebody set a marker.
+    /// What happened in the experiment: a flag with as much of its text as fits before the next one.
     fn markers(&mut self, top: f32) {
-        for &second in &self.timeline.markers {
-            let x = LEFT
-                + (RIGHT - LEFT) * (second / self.inspection.duration_s.max(1e-3)).clamp(0.0, 1.0) as f32;
-            let points = vec![[x, top], [x, self.y - 16.0]];
-            self.scene.add(Shape::Line { points, width: 1.0, dash: Some([4.0, 3.0]), colour: INK });
+        let places: Vec<_> = self.timeline.markers.iter().map(|marker| self.x(marker.seconds)).collect();
+        for (index, &x) in places.iter().enumerate() {
+            for &[top, bottom] in &self.panels {
+                let points = vec![[x, top], [x, bottom]];
+                self.scene.add(Shape::Line { points, width: 1.0, dash: Some([4.0, 3.0]), colour: INK });
+            }
             let flag = vec![[x, top - 9.0], [x + 8.0, top - 5.0], [x, top - 1.0]];
             self.scene.add(Shape::Area { points: flag, colour: INK, opacity: 1.0 });
+            let room = places.get(index + 1).map_or(WIDTH - 8.0, |next| next - 6.0) - (x + 11.0);
+            if room > 24.0 {
+                let label = self.scene.fitting(&self.timeline.markers[index].label, 10.0, room);
+                self.scene.text([x + 11.0, top - 1.5], &label, 10.0, Anchor::Start, INK);
+            }
         }
     }
 
@@ -316,6 +324,7 @@ impl Page<'_> {
             });
             x += 15.0 + self.scene.text([x + 15.0, self.y - 12.0], what, 11.0, Anchor::Start, MUTED) + 16.0;
         }
+        let above = self.y;
         for index in 0..self.timeline.cameras.len() {
             let camera = &self.inspection.cameras[index];
             let track = &self.timeline.cameras[index];
@@ -354,7 +363,7 @@ impl Page<'_> {
                 0 => "nothing captured".to_owned(),
                 frames => format!("{} analysed", percent(camera.analysed as f64 / frames as f64)),
             };
-            let first = format!("{:.1} fps, {share}", camera.rate_hz);
+            let first = format!("{:.1} fps, {share}", self.rate_while_there(index));
             let mut second = format!("{} frames", camera.frames);
             if camera.driver_lost > 0 {
                 second += &format!(", {} lost by the driver", camera.driver_lost);
@@ -367,11 +376,25 @@ impl Page<'_> {
             self.scene.text([NOTES, bottom + 1.0], &second, 11.0, Anchor::Start, MUTED);
             self.y += CAMERA_PITCH;
         }
+        self.panels.push([above, self.y - CAMERA_PITCH + CAMERA_ROW]);
         self.y += PANEL_GAP;
+    }
+
+    /// Frames a second of a camera from its first to its last frame, without the time in which it was away.
+    fn rate_while_there(&self, index: usize) -> f64 {
+        let camera = &self.inspection.cameras[index];
+        let Some([first, last]) = self.timeline.cameras[index].span else { return camera.rate_hz };
+        let gaps = self.inspection.gaps.iter().filter(|gap| gap.source == camera.facts.name);
+        let between = gaps.filter(|gap| gap.start_ns >= first && gap.end_ns.is_some_and(|end| end <= last));
+        let (away, count) = between.fold((0.0, 0), |(away, count), gap| (away + gap.duration_s, count + 1));
+        let intervals = camera.frames.saturating_sub(1 + count);
+        let there = camera.duration_s - away;
+        if intervals > 0 && there > 0.0 { intervals as f64 / there } else { camera.rate_hz }
     }
 
     fn people(&mut self) {
         self.heading("Faces", "share of the analysed frames with the participant");
+        let above = self.y;
         for index in 0..self.timeline.people.len() {
             let person = &self.timeline.people[index];
             let (top, bottom) = (self.y + 2.0, self.y + PERSON_ROW);
@@ -424,6 +447,7 @@ impl Page<'_> {
             self.scene.text([NOTES, bottom + 3.0], &second, 11.0, Anchor::Start, MUTED);
             self.y += PERSON_PITCH;
         }
+        self.panels.push([above, self.y - PERSON_PITCH + PERSON_ROW]);
         self.y += PANEL_GAP;
     }
 
@@ -446,6 +470,7 @@ impl Page<'_> {
         let (x, y, width) = (RIGHT - 180.0, self.y - 20.0, 120.0);
         let ramp: Vec<_> = (0..120).map(|i| shade(i as f32 / 119.0)).collect();
         self.scene.add(Shape::Cells { x, y, width, height: 9.0, columns: 120, colours: ramp });
+        let above = self.y;
         self.scene.text([x - 6.0, y + 8.5], "0", 11.0, Anchor::End, MUTED);
         self.scene.text([x + width + 6.0, y + 8.5], &format!("{top:.1}"), 11.0, Anchor::Start, MUTED);
         for index in 0..self.timeline.people.len() {
@@ -498,6 +523,7 @@ impl Page<'_> {
             self.scene.text(at, &format!("in {camera}"), 11.0, Anchor::Start, MUTED);
             self.y += height + HEAT_GAP;
         }
+        self.panels.push([above, self.y - HEAT_GAP]);
         self.y -= HEAT_GAP - 2.0;
     }
 
@@ -598,12 +624,14 @@ impl Page<'_> {
             return;
         }
         // The pipeline of each camera, and of the others those that lost something.
-        let told: Vec<_> = self
+        let mut told: Vec<_> = self
             .inspection
             .ledger
             .iter()
             .filter(|entry| entry.consumer == "pipeline" || !entry.dropped.is_empty() || !entry.closes)
             .collect();
+        let place = |name: &str| self.inspection.cameras.iter().position(|camera| camera.facts.name == name);
+        told.sort_by_key(|entry| place(&entry.camera));
         for entry in told.into_iter().take(8) {
             let width = 200.0;
             let right = WIDTH - MARGIN - width;

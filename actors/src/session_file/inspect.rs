@@ -640,7 +640,15 @@ impl fmt::Display for Inspection {
             }
         }
         for person in &self.participants {
-            writeln!(f, "P{}        {} {}, {} tracks", person.id, person.name, person.role, person.tracks)?;
+            let ParticipantInspection { id, name, role, tracks } = person;
+            let who =
+                [&**name, &**role].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+            writeln!(
+                f,
+                "{:<9} {who}, {tracks} {}",
+                format!("P{id}"),
+                if *tracks == 1 { "track" } else { "tracks" }
+            )?;
         }
         if let Some(synchrony) = &self.synchrony {
             synchrony.fmt(f)?;
