@@ -15,6 +15,7 @@ use std::time::Duration;
 use image::codecs::jpeg::JpegEncoder;
 use rustix::process::{Pid, Signal, kill_process};
 use session_stub::*;
+use youquanti_actors::capture::replay::{ReplaySource, Troubles, recorded_cameras};
 use youquanti_actors::capture::{
     Asked, CaptureDevice, CaptureError, Captured, DeviceInfo, Pace, StampSource,
 };
@@ -401,6 +402,19 @@ impl CaptureDevice for JpegCamera {
 /// Looks at nothing.
 struct Blind(BackendInfo, Option<Delivery>);
 
+impl Default for Blind {
+    fn default() -> Self {
+        let info = BackendInfo {
+            backend: "blind",
+            device: String::new(),
+            runtime: String::new(),
+            models: Vec::new(),
+            reason: String::new(),
+        };
+        Self(info, None)
+    }
+}
+
 impl Pipeline<Delivery> for Blind {
     fn info(&self) -> &BackendInfo {
         &self.0
@@ -458,16 +472,7 @@ fn jpeg_of_a_camera_is_kept_byte_for_byte_without_ffmpeg() {
             Ok(Box::new(JpegCamera { info: info.clone(), pictures: Arc::clone(&sent), next: 0 }))
         });
         setup.plan.cameras[0].video = Some(VideoPlan { codec, ffmpeg: None });
-        setup.plan.pipelines[0].build = Arc::new(|_, _| {
-            let info = BackendInfo {
-                backend: "blind",
-                device: String::new(),
-                runtime: String::new(),
-                models: Vec::new(),
-                reason: String::new(),
-            };
-            Ok(Box::new(Blind(info, None)))
-        });
+        setup.plan.pipelines[0].build = Arc::new(|_, _| Ok(Box::new(Blind::default())));
         let report = setup.start().wait(PATIENCE).unwrap();
         assert_eq!(report.degraded, [""; 0]);
         let video = report.cameras[0].ledger.consumers[Consumer::Video as usize];
@@ -479,5 +484,27 @@ fn jpeg_of_a_camera_is_kept_byte_for_byte_without_ffmpeg() {
         let packets = ffmpeg(&recorded.segment(0), "-map 0:v:0 -c copy -f mjpeg -");
         let expected: Vec<u8> = whole.iter().flat_map(|&k| pictures[k].clone()).collect();
         assert!(packets == expected, "{codec:?}: other bytes than the camera's");
+
+        // A replay shows them again as they are, with their stamps: kept once more, they are the same.
+        let [camera] = &recorded_cameras(&setup.file(), false).unwrap()[..] else { panic!("one camera") };
+        let (camera, troubles) = (camera.clone(), Troubles::default());
+        assert_eq!((camera.frames, camera.left_out), (8, 1));
+        let mut again = Setup::new(&[&source], Stub::free());
+        let troubled = troubles.clone();
+        again.plan.cameras[0].open = Arc::new(move |clock: Arc<dyn Clock>| {
+            Ok(Box::new(ReplaySource::open(&camera, Pace::Lossless, troubled.clone(), clock)))
+        });
+        again.plan.cameras[0].video = Some(VideoPlan { codec, ffmpeg: None });
+        again.plan.pipelines[0].build = Arc::new(|_, _| Ok(Box::new(Blind::default())));
+        let report = again.start().wait(PATIENCE).unwrap();
+        assert_eq!((&report.degraded[..], &troubles.list()[..]), (&[][..], &[][..]));
+        let replayed = Recorded::read(&again.file());
+        replayed.check();
+        let stamps = |recorded: &Recorded| -> Vec<u64> {
+            recorded.video.iter().map(|row| row.captured_at_ns).collect()
+        };
+        assert_eq!(stamps(&replayed), stamps(&recorded));
+        let packets = ffmpeg(&replayed.segment(0), "-map 0:v:0 -c copy -f mjpeg -");
+        assert!(packets == expected, "{codec:?}: replayed, they have other bytes");
     }
 }
