@@ -443,7 +443,6 @@ fn recording(config: &Config, clock: &dyn Clock) -> RecordingPlan {
         session_name: config.session.name.to_string(),
         config_text: config.source_text().to_owned(),
         software: SOFTWARE.to_owned(),
-        participant_names: participant_names(config),
         flush_interval: config.recording.flush_interval.get(),
         options: SessionOptions {
             compression: match config.recording.compression {

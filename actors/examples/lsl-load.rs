@@ -196,7 +196,6 @@ impl Options {
                 session_name: self.name.clone(),
                 config_text: String::new(),
                 software: "lsl-load".to_owned(),
-                participant_names: Vec::new(),
                 flush_interval: Duration::from_secs(1),
                 options: SessionOptions::default(),
                 on_failure: OnFailure::Stop,

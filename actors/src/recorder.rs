@@ -76,8 +76,6 @@ pub struct RecordingPlan {
     pub config_text: String,
     /// Program and version.
     pub software: String,
-    /// Names of P1, P2, …, as far as they are known.
-    pub participant_names: Vec<String>,
     /// How often rows become safe.
     pub flush_interval: Duration,
     /// How files are written.
@@ -185,16 +183,18 @@ pub struct RecorderActor {
 }
 
 impl RecorderActor {
-    /// A recorder without a file; its files have tables for `synchrony`; `failures` hears of files that the session has to go on without.
+    /// A recorder without a file, for people of these names (P1, P2, …, as far as they are known); its files have tables for
+    /// `synchrony`; `failures` hears of files that the session has to go on without.
     pub fn new(
         plane: Arc<DataPlane>,
         plan: Arc<RecordingPlan>,
+        participant_names: &[String],
         failures: Recipient<RecordingFailed>,
         synchrony: Option<SynchronyOptions>,
         lifeline: Lifeline,
     ) -> Self {
         let names = plane.camera_names().iter().map(ToString::to_string).collect();
-        let called = (1..).map(ParticipantId).zip(plan.participant_names.iter().cloned());
+        let called = (1..).map(ParticipantId).zip(participant_names.iter().cloned());
         let called = Arc::new(called.collect());
         Self {
             plane,
@@ -885,7 +885,6 @@ mod tests {
             session_name: "pilot".to_owned(),
             config_text: String::new(),
             software: String::new(),
-            participant_names: Vec::new(),
             flush_interval: Duration::from_secs(1),
             options: SessionOptions::default(),
             on_failure: OnFailure::Stop,

@@ -505,10 +505,12 @@ impl Cast {
     ) -> ChildSpec {
         let (plane, port) = (Arc::clone(plane), self.outputs.recorder.clone());
         let (recording, synchrony) = (Arc::new(plan.recording.clone()), plan.synchrony.clone());
+        let names: Arc<[String]> = plan.participant_names.clone().into();
         let factory: Factory = Box::new(move |lifeline| {
             let (plane, recording) = (Arc::clone(&plane), Arc::clone(&recording));
-            let (failures, synchrony) = (failures.clone(), synchrony.clone());
-            let make = move |lifeline| RecorderActor::new(plane, recording, failures, synchrony, lifeline);
+            let (names, failures, synchrony) = (Arc::clone(&names), failures.clone(), synchrony.clone());
+            let make =
+                move |lifeline| RecorderActor::new(plane, recording, &names, failures, synchrony, lifeline);
             port.born(start_on_thread("yq-recorder", lifeline, make))
         });
         // A recorder is never restarted: its file cannot be continued by another.

@@ -107,8 +107,7 @@ fn a_session_with_a_paused_camera_ends_like_any_other() {
 #[test]
 fn markers_have_the_time_that_they_say_and_names_are_kept() {
     let source = Source::new(Pace::Real);
-    let mut setup = Setup::new(&[&source], Stub::free());
-    setup.plan.participant_names = vec!["Ada".to_owned()];
+    let setup = Setup::new(&[&source], Stub::free());
     let session = setup.start();
     let control = session.control();
     one_by_one(&session, &source, 0, 2);

@@ -224,6 +224,7 @@ pub(crate) fn run(seconds: f64) {
     let cases = cases();
     let (mut shares, mut counts) = (BTreeMap::new(), Vec::new());
     for (at, case) in cases.iter().enumerate() {
+        let seconds = if case.video.is_some() { seconds / 3.0 } else { seconds };
         let idle: Vec<_> = (0..CAMERAS).map(|_| Source::new(Pace::Real)).collect();
         let mut setup = Setup::new(&idle.iter().collect::<Vec<_>>(), Stub::free());
         let rings = tempfile::tempdir_in("/dev/shm").unwrap();

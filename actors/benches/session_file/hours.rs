@@ -163,7 +163,6 @@ async fn record(folder: &std::path::Path, hours: f64, compression: Compression) 
         session_name: "hours".to_owned(),
         config_text: String::new(),
         software: "youquanti".to_owned(),
-        participant_names: Vec::new(),
         flush_interval: Duration::from_secs(1),
         options: SessionOptions { compression, ..SessionOptions::default() },
         on_failure: OnFailure::Stop,
@@ -173,7 +172,8 @@ async fn record(folder: &std::path::Path, hours: f64, compression: Compression) 
     let lifeline =
         Lifeline::new(nobody.clone().recipient(), ChildId::Recorder, 0, Arc::new(Pulse::default()), false);
     let recorder =
-        RecorderActor::new(Arc::clone(&plane), Arc::new(plan), nobody.recipient(), None, lifeline).start();
+        RecorderActor::new(Arc::clone(&plane), Arc::new(plan), &[], nobody.recipient(), None, lifeline)
+            .start();
     let request = RecordingRequest { name: Some("hours".to_owned()), ..RecordingRequest::default() };
     recorder.send(BeginRecording(request)).await.unwrap().unwrap();
 
