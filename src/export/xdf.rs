@@ -3,12 +3,15 @@
 //!
 //! A participant's streams follow the frames of one camera, their home: here the one that saw them most. `age_ms` is the time from
 //! capture to result that the file has, which is a little less than that of a row that was sent. Not in the file, and so not here:
-//! the streams of the profile `youquantipy`.
+//! the streams of the profile `youquantipy`. Other programs' streams of markers are there under their own names, with stamps of this
+//! machine's clock.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
+use serde_json::Value;
 use youquanti_actors::session_file::{
     CameraFacts, LATENCY_STAGES, LIKENESS_CHANNELS, LIKENESS_COLUMNS, NOT_RUN,
 };
@@ -35,7 +38,7 @@ type Channel = (String, &'static str, &'static str);
 
 struct Stream {
     name: String,
-    kind: &'static str,
+    kind: String,
     /// Frames a second; 0: irregular.
     rate: f64,
     /// `float32`, `double64` or `string`.
@@ -63,6 +66,7 @@ pub(super) fn export(
         }
         synchrony(source, &mut file)?;
         events(source, &mut file)?;
+        markers(source, &mut file)?;
         let rows = file.finish()?;
         made.push(target.finish(rows)?);
     }
@@ -102,9 +106,9 @@ fn people(
         synchronization(facts),
         camera_element(camera, facts)
     );
-    let stream = |what: &str, kind, channels| Stream {
+    let stream = |what: &str, kind: &str, channels| Stream {
         name: format!("P{participant}_{what}"),
-        kind,
+        kind: kind.to_owned(),
         rate,
         format: "float32",
         channels,
@@ -173,7 +177,7 @@ fn frames(
     ];
     let stream = file.open(&Stream {
         name: format!("{}_frames", facts.name),
-        kind: "VideoExternal",
+        kind: "VideoExternal".to_owned(),
         rate: 0.0,
         format: "double64",
         channels: channels.map(owned).to_vec(),
@@ -245,7 +249,7 @@ fn synchrony(source: &Source<'_>, file: &mut XdfFile) -> Result<(), ExportError>
         .collect();
     let stream = file.open(&Stream {
         name: "Synchrony".to_owned(),
-        kind: "Synchrony",
+        kind: "Synchrony".to_owned(),
         rate: options.map_or(0.0, |options| options.step.as_secs_f64().recip()),
         format: "float32",
         desc: format!(
@@ -272,7 +276,7 @@ fn synchrony(source: &Source<'_>, file: &mut XdfFile) -> Result<(), ExportError>
 fn events(source: &Source<'_>, file: &mut XdfFile) -> Result<(), ExportError> {
     let stream = file.open(&Stream {
         name: "youquanti_events".to_owned(),
-        kind: "Markers",
+        kind: "Markers".to_owned(),
         rate: 0.0,
         format: "string",
         channels: vec![owned(("event", "JSON", "Event"))],
@@ -282,17 +286,53 @@ fn events(source: &Source<'_>, file: &mut XdfFile) -> Result<(), ExportError> {
     events.sort_by_key(|event| event.time_ns);
     let mut samples = Samples::default();
     for event in &events {
-        let detail: serde_json::Value = serde_json::from_str(&event.text)
-            .unwrap_or_else(|_| serde_json::Value::String(event.text.clone()));
+        let detail: Value =
+            serde_json::from_str(&event.text).unwrap_or_else(|_| Value::String(event.text.clone()));
         let text = serde_json::json!({
             "at": event.time_ns, "source": event.source, "kind": event.kind, "detail": detail,
         });
         let text = text.to_string();
         samples.begin(event.time_ns);
-        put_length(&mut samples.bytes, text.len());
-        samples.bytes.extend(text.as_bytes());
+        samples.text(&text);
     }
     file.samples(stream, &samples)
+}
+
+/// The markers that other programs sent, a stream for each of theirs. Those of an operator are events.
+fn markers(source: &Source<'_>, file: &mut XdfFile) -> Result<(), ExportError> {
+    let mut streams: BTreeMap<[String; 4], Vec<(u64, String)>> = BTreeMap::new();
+    for marker in source.reader.markers(u64::MAX)? {
+        let detail: Value = serde_json::from_str(&marker.text).unwrap_or_default();
+        let of = |key: &str| detail[key].as_str().unwrap_or_default().to_owned();
+        let value = &detail["value"];
+        if detail["stream"].is_string() {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let key = [of("stream"), of("type"), of("source_id"), of("host")];
+            streams.entry(key).or_default().push((marker.time_ns, text));
+        }
+    }
+    for ([name, kind, source_id, host], mut markers) in streams {
+        markers.sort_by_key(|&(time_ns, _)| time_ns);
+        let stream = file.open(&Stream {
+            name,
+            kind,
+            rate: 0.0,
+            format: "string",
+            channels: vec![owned(("marker", "text or JSON", "Marker"))],
+            desc: format!(
+                "<source><source_id>{}</source_id><host>{}</host></source>",
+                escaped(&source_id),
+                escaped(&host)
+            ),
+        })?;
+        let mut samples = Samples::default();
+        for (time_ns, text) in &markers {
+            samples.begin(*time_ns);
+            samples.text(text);
+        }
+        file.samples(stream, &samples)?;
+    }
+    Ok(())
 }
 
 fn blendshape_channels() -> Vec<Channel> {
@@ -383,6 +423,11 @@ impl Samples {
         self.bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     }
 
+    fn text(&mut self, text: &str) {
+        put_length(&mut self.bytes, text.len());
+        self.bytes.extend(text.as_bytes());
+    }
+
     fn nothing(&mut self, values: usize) {
         (0..values).for_each(|_| self.floats(&[f32::NAN]));
     }
@@ -430,7 +475,7 @@ impl<'a> XdfFile<'a> {
         // Writing into a text cannot fail.
         let mut add = |name: &str, value: &str| write!(xml, "<{name}>{}</{name}>", escaped(value)).ok();
         add("name", &stream.name);
-        add("type", stream.kind);
+        add("type", &stream.kind);
         add("channel_count", &stream.channels.len().to_string());
         add("nominal_srate", &stream.rate.to_string());
         add("channel_format", stream.format);

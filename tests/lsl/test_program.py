@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pylsl
 import pytest
+import pyxdf
 import youquanti
 from conftest import CONFIG, PROGRAM, drain, environment, find, open_inlet, wait_for
 
@@ -84,6 +85,13 @@ def test_markers_of_a_program_that_is_killed_and_started_again_are_all_in_the_fi
     after.kill()
     session.end()
     assert len(markers(session.file)) == 60
+    # As LabRecorder would have them: a stream of its own.
+    subprocess.run([PROGRAM, "export", session.file, "--to", "xdf"], check=True)
+    streams, _ = pyxdf.load_xdf(session.file.with_suffix(".xdf"), select_streams=[{"name": "StimA"}])
+    (stream,) = streams
+    assert stream["info"]["type"] == ["Markers"]
+    assert [text for (text,) in stream["time_series"]] == [f"marker {n}" for n in range(60)]
+    assert stream["time_stamps"].tolist() == [at / 1e9 for at, _ in markers(session.file)]
 
 
 def test_only_streams_that_are_asked_for_are_recorded_and_numbers_are_numbers(start) -> None:
