@@ -248,6 +248,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_marker_is_called_what_an_operator_wrote_or_a_stream_sent() {
+        let check = |text: &str, expected: &str| {
+            let (source, kind) = (String::new(), String::new());
+            let entry = TextEntry { time_ns: 3_500_000_000, source, kind, text: text.to_owned() };
+            let marker = Marker::of(&entry, 2_000_000_000);
+            assert_eq!((marker.seconds, &*marker.label), (1.5, expected), "{text}");
+        };
+        check(r#"{"text":"stimulus on"}"#, "stimulus on");
+        check(r#"{"value":"trial 3","stream":"Stim"}"#, "trial 3");
+        check(r#"{"value":[1,2.5]}"#, "[1,2.5]");
+        check(r#"{"value":7.0}"#, "7.0");
+        check("{}", "");
+        check("no JSON", "");
+    }
+
+    #[test]
     fn columns_hold_all_times() {
         let check = |duration: f64, most, least, count| {
             let columns = Columns::new(1_000, duration, most, least);
