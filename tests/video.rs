@@ -262,7 +262,7 @@ fn a_full_disk_ends_the_video_first() {
     let text = config(&name, &[("left", camera)], more)
         .replace("\n[[camera]]", "\ndirectory = \"disk\"\n[[camera]]");
     scratch.write("full.toml", text);
-    let Some(ended) = scratch.run_on_disk("size=12M", &["run", "full.toml", "--json"]) else { return };
+    let Some(ended) = scratch.run_on_disk("size=8M", &["run", "full.toml", "--json"]) else { return };
     let report = ended.with(4).json();
     let reasons = report["degraded"].to_string();
     assert!(reasons.contains("video left ended early: the disk of"), "{reasons}");
