@@ -132,13 +132,7 @@ impl BlazeFace {
         }
     }
 
-    fn decode_one(
-        &self,
-        [ax, ay]: [f32; 2],
-        r: &[f32],
-        score: f32,
-        letterbox: &Letterbox,
-    ) -> Detection {
+    fn decode_one(&self, [ax, ay]: [f32; 2], r: &[f32], score: f32, letterbox: &Letterbox) -> Detection {
         let scale = 1.0 / self.size as f32;
         let point = |x: f32, y: f32| letterbox.to_picture([x * scale + ax, y * scale + ay]);
         let [cx, cy] = point(r[0], r[1]);

@@ -120,7 +120,13 @@ impl FramePose {
 pub fn roi([cx, cy]: [f32; 2], on_circle: [f32; 2]) -> Roi {
     let (dx, dy) = (on_circle[0] - cx, on_circle[1] - cy);
     let side = MARGIN * 2.0 * dx.hypot(dy);
-    Roi { cx, cy, width: side, height: side, rotation: normalised(std::f32::consts::FRAC_PI_2 - (-dy).atan2(dx)) }
+    Roi {
+        cx,
+        cy,
+        width: side,
+        height: side,
+        rotation: normalised(std::f32::consts::FRAC_PI_2 - (-dy).atan2(dx)),
+    }
 }
 
 /// An angle in -π to π.
