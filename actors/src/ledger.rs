@@ -22,11 +22,14 @@ pub enum Consumer {
     Video,
     /// The live preview, where it is made: the newest analysed frame wins.
     Preview,
+    /// What looks for bodies, where it is asked for: the newest frame wins.
+    Pose,
 }
 
 impl Consumer {
     /// All consumers, in the order of the file.
-    pub const ALL: [Consumer; 4] = [Consumer::Pipeline, Consumer::Index, Consumer::Video, Consumer::Preview];
+    pub const ALL: [Consumer; 5] =
+        [Consumer::Pipeline, Consumer::Index, Consumer::Video, Consumer::Preview, Consumer::Pose];
 
     /// Those that every captured frame is meant for.
     pub const ALWAYS: [Consumer; 2] = [Consumer::Pipeline, Consumer::Index];
@@ -38,6 +41,7 @@ impl Consumer {
             Consumer::Index => "index",
             Consumer::Video => "video",
             Consumer::Preview => "preview",
+            Consumer::Pose => "pose",
         }
     }
 }

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use actix::prelude::*;
 use serde::Serialize;
 use youquanti_frames::FrameHandle;
-use youquanti_models::{CameraId, Frame, FrameFaces, FrameMeta, ParticipantId, Picture, Timestamp, TrackId};
+use youquanti_models::{
+    CameraId, Frame, FrameFaces, FrameMeta, FramePose, ParticipantId, Picture, Timestamp, TrackId,
+};
 
 use crate::ledger::{DropReason, Ticket};
 use crate::participants::RosterUpdate;
 use crate::synchrony::SynchronyWindow;
 
-/// A frame on its way to the pipeline. Dropping it frees the slot and settles the ticket.
+/// A frame on its way to the pipeline, or to the pose actor. Dropping it frees the slot and settles the ticket.
 #[derive(Debug)]
 pub struct Delivery {
     /// Pixels in the camera's own format and stride.
@@ -82,6 +84,11 @@ pub struct FacesNamed {
     /// Who they are, and what changed with this frame.
     pub update: Arc<RosterUpdate>,
 }
+
+/// A frame was looked at for a body. Sent once for each, in the camera's order; faces of the same frame may come before or after.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct PoseFound(pub Arc<FramePose>);
 
 /// A window of synchrony is computed. Sent once for each, in their order.
 #[derive(Clone, Debug, Message)]
@@ -271,6 +278,8 @@ pub enum ChildId {
     Lsl,
     /// Live pictures in shared memory.
     Preview,
+    /// Bodies.
+    Pose,
 }
 
 impl fmt::Display for ChildId {
@@ -284,6 +293,7 @@ impl fmt::Display for ChildId {
             ChildId::Video(id) => write!(f, "video {id}"),
             ChildId::Lsl => f.write_str("lsl"),
             ChildId::Preview => f.write_str("preview"),
+            ChildId::Pose => f.write_str("pose"),
         }
     }
 }

@@ -13,7 +13,7 @@ use tracing::debug;
 use crate::child::Port;
 use crate::live::Live;
 use crate::lsl::LslActor;
-use crate::messages::{CameraGap, Event, FacesNamed, SynchronyFound};
+use crate::messages::{CameraGap, Event, FacesNamed, PoseFound, SynchronyFound};
 use crate::plane::DataPlane;
 use crate::recorder::RecorderActor;
 use crate::stats::StreamCounts;
@@ -58,6 +58,20 @@ impl Outputs {
             && synchrony.send(faces).await.is_err()
         {
             debug!("synchrony is away and misses a frame");
+        }
+    }
+
+    /// Hands what was found of a body to everybody. The recorder is waited for; what the streams cannot take is counted.
+    pub async fn pose(self, found: PoseFound) {
+        if let Some(lsl) = self.lsl.get()
+            && lsl.try_send(found.clone()).is_err()
+        {
+            self.stream_counts.poses_lost.fetch_add(1, Relaxed);
+        }
+        if let Some(recorder) = self.recorder.get()
+            && recorder.send(found).await.is_err()
+        {
+            debug!("the recorder is gone; the session is being stopped");
         }
     }
 

@@ -35,6 +35,7 @@ use crate::outputs::Outputs;
 use crate::participants::{ParticipantsActor, Roster};
 use crate::pipeline::{PipelineActor, PipelinePlan};
 use crate::plane::{CameraPlan, DataPlane};
+use crate::pose::{PoseActor, PosePlan};
 use crate::preview::{PreviewActor, PreviewPlan};
 use crate::recorder::{
     BeginRecording, EndRecording, RecorderActor, RecordingFailed, RecordingPlan, RecordingRequest,
@@ -79,7 +80,7 @@ const WATCH_VIDEO: WatchPolicy = WatchPolicy { when_hung: WhenHung::Suspend, ..W
 /// Longer than an encoder may stand still, so that it is the video that says so.
 const VIDEO_PATIENCE: Duration = Duration::from_secs(15);
 
-/// A session loses nothing else with its previews.
+/// A session loses nothing else with its previews or with the poses of bodies.
 const WATCH_PREVIEW: WatchPolicy = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
 
 /// How often it is looked whether every camera has sent its first frame, and for how long.
@@ -125,6 +126,8 @@ pub struct SessionPlan {
     pub lsl: Option<LslPlan>,
     /// How live pictures are made; none without it.
     pub preview: Option<PreviewPlan>,
+    /// How bodies are sought; they are not without it.
+    pub pose: Option<PosePlan>,
     /// Folder in which other programs find this session's shared memory; not announced without it.
     pub discovery_dir: Option<PathBuf>,
     /// How cameras and pipelines are restarted.
@@ -170,6 +173,12 @@ pub enum StartError {
     #[error("recording cannot start: {cause}")]
     Recording {
         /// What the recorder said.
+        cause: String,
+    },
+    /// What looks for bodies cannot be made.
+    #[error("bodies cannot be sought: {cause}")]
+    Pose {
+        /// What it said.
         cause: String,
     },
     /// Streams cannot be made.
@@ -554,6 +563,22 @@ impl Cast {
         }
     }
 
+    fn pose_spec(&self, plan: &SessionPlan, plane: &Arc<DataPlane>, pose: &PosePlan) -> ChildSpec {
+        let (plane, pose, outputs) = (Arc::clone(plane), pose.clone(), self.outputs.clone());
+        let factory: Factory = Box::new(move |lifeline| {
+            let (plane, pose, outputs) = (Arc::clone(&plane), pose.clone(), outputs.clone());
+            let make = move |lifeline| PoseActor::new(plane, pose, outputs, lifeline);
+            start_on_thread("yq-pose", lifeline, make).map(|(life, _)| life)
+        });
+        ChildSpec {
+            id: ChildId::Pose,
+            policy: plan.restarts,
+            watch: WATCH_PREVIEW,
+            may_be_missing: false,
+            factory,
+        }
+    }
+
     async fn start_child(&self, spec: ChildSpec) -> Result<(), String> {
         self.supervisor.send(StartChild(spec)).await.unwrap_or_else(|gone| Err(gone.to_string()))
     }
@@ -627,6 +652,11 @@ impl Cast {
                 .await
                 .map_err(|cause| StartError::Internal { cause })?;
         }
+        if let Some(pose) = &plan.pose {
+            self.start_child(self.pose_spec(plan, plane, pose))
+                .await
+                .map_err(|cause| StartError::Pose { cause })?;
+        }
         let started_at = plane.open_barrier();
         for camera in self.cameras.iter().filter_map(Port::get) {
             // A camera that has just crashed finds the barrier open in its next life.
@@ -663,9 +693,9 @@ impl Cast {
         let mut troubles = Vec::new();
         let lsl = plan.lsl.iter().map(|_| ChildId::Lsl).collect();
         let synchrony = plan.synchrony.iter().map(|_| ChildId::Synchrony).collect();
-        for children in
-            [cameras, pipelines, vec![ChildId::Participants], synchrony, lsl, vec![ChildId::Preview]]
-        {
+        let pose = plan.pose.iter().map(|_| ChildId::Pose).collect();
+        let participants = vec![ChildId::Participants];
+        for children in [cameras, pipelines, pose, participants, synchrony, lsl, vec![ChildId::Preview]] {
             let children: Vec<ChildId> = children;
             let patience = |id| match id {
                 ChildId::Pipeline(_) => PATIENCE.max(plan.pipeline_timeout),
@@ -693,6 +723,7 @@ impl Cast {
             plane.ledger.give_up(Consumer::Pipeline);
             plane.ledger.give_up(Consumer::Video);
             plane.ledger.give_up(Consumer::Preview);
+            plane.ledger.give_up(Consumer::Pose);
         }
         troubles
     }
@@ -1434,6 +1465,9 @@ impl SessionHandle {
         let plane = DataPlane::new(clock, name, ring_dir, plan.cameras.clone(), spans);
         if let Some(preview) = &plan.preview {
             plane.with_preview(preview.clone());
+        }
+        if let Some(pose) = &plan.pose {
+            plane.with_pose(pose.clone());
         }
         if let Some(folder) = &plan.discovery_dir {
             match Discovery::new(folder, &plan.name, plane.clock.now(), plane.clock.utc()) {

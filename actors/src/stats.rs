@@ -98,6 +98,8 @@ pub struct StreamCounts {
     pub frames_lost: AtomicU64,
     /// Results whose rows say that there was no face, because the actor's mailbox was full.
     pub results_lost: AtomicU64,
+    /// What was found of bodies, and whose rows say that there was none, for the same reason.
+    pub poses_lost: AtomicU64,
     /// Events that were not sent, for the same reason.
     pub events_lost: AtomicU64,
     /// Windows of synchrony that were not sent, for the same reason.
@@ -116,6 +118,7 @@ impl StreamCounts {
             late: self.late.load(Relaxed),
             frames_lost: self.frames_lost.load(Relaxed),
             results_lost: self.results_lost.load(Relaxed),
+            poses_lost: self.poses_lost.load(Relaxed),
             events_lost: self.events_lost.load(Relaxed),
             windows_lost: self.windows_lost.load(Relaxed),
             markers: self.markers.load(Relaxed),
@@ -135,6 +138,8 @@ pub struct StreamFigures {
     pub frames_lost: u64,
     /// Results whose rows say that there was no face.
     pub results_lost: u64,
+    /// What was found of bodies, and whose rows say that there was none.
+    pub poses_lost: u64,
     /// Events that were not sent.
     pub events_lost: u64,
     /// Windows of synchrony that were not sent.

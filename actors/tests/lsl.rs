@@ -41,6 +41,7 @@ fn streaming(setup: &mut Setup, name: &str, participants: u16) {
         native: true,
         youquantipy: false,
         mesh: false,
+        pose: false,
         quality: false,
         participants,
         participant_names: Vec::new(),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use youquanti_lsl::{Declaration, Element, Format};
-use youquanti_models::{CameraId, LANDMARK_COUNT, blendshapes};
+use youquanti_models::{CameraId, LANDMARK_COUNT, blendshapes, pose};
 
 use super::LslPlan;
 use crate::calibration::StampOffset;
@@ -26,6 +26,8 @@ pub(super) enum StreamKey {
     Mesh(u16),
     /// `PN_landmarks`, YouQuantiPy's.
     Landmarks(u16),
+    /// `PN_pose`, YouQuantiPy's.
+    Pose(u16),
     /// `<camera>_frames`.
     Frames(CameraId),
     /// `camera_N_video_frames`, YouQuantiPy's.
@@ -48,6 +50,10 @@ const CAMERA_AXES: &str = "camera: right-handed, x right in the picture, y up, t
 /// Axes of the mesh.
 const PICTURE_AXES: &str = "pixels of the camera picture: x right, y down, (0, 0) the centre of the first pixel; z in the same unit, negative is \
                             nearer than the middle of the face";
+
+/// Axes of YouQuantiPy's pose.
+const NORMALISED_BODY_AXES: &str = "as MediaPipe normalises: x and z in widths of the camera picture, y in heights; x right, y down; z 0 at the mid-hip, \
+                                    negative is nearer";
 
 /// Axes of YouQuantiPy's mesh.
 const NORMALISED_AXES: &str = "as MediaPipe normalises: x and z in widths of the camera picture, y in heights; x right, y down, z negative is nearer";
@@ -89,6 +95,12 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
             let axes = plan.mesh.then_some(NORMALISED_AXES);
             let stream = facts.person(&name, "Landmark", participant, landmark_channels(plan), axes);
             streams.insert(StreamKey::Landmarks(participant), stream);
+            if plan.pose {
+                streams.insert(
+                    StreamKey::Pose(participant),
+                    facts.body(&format!("P{number}_pose"), participant),
+                );
+            }
         }
     }
     for camera in plane.camera_ids() {
@@ -156,6 +168,20 @@ fn landmark_channels(plan: &LslPlan) -> Vec<Channel> {
     channels
 }
 
+fn pose_channels() -> Vec<Channel> {
+    let values = [
+        ("x", "normalized", "PositionX"),
+        ("y", "normalized", "PositionY"),
+        ("z", "normalized", "PositionZ"),
+    ];
+    let values = values.into_iter().chain([("visibility", "probability", "Visibility")]);
+    let of_point = |point: &&str| {
+        let point = (*point).to_owned();
+        values.clone().map(move |(label, unit, kind)| (format!("{point}_{label}"), unit, kind))
+    };
+    pose::NAMES.iter().flat_map(of_point).collect()
+}
+
 const FRAME_CHANNELS: [(&str, &str, &str); 4] = [
     ("frame", "count", "FrameIndex"),
     ("driver_sequence", "count", "FrameIndex"),
@@ -182,7 +208,7 @@ struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// A stream of a participant, with the rate of its home camera.
+    /// A stream of what is seen of a participant's face, with the rate of its home camera.
     fn person(
         &self,
         name: &str,
@@ -190,6 +216,25 @@ impl Facts<'_> {
         participant: u16,
         channels: Vec<Channel>,
         axes: Option<&str>,
+    ) -> Declaration {
+        self.participant(name, kind, participant, channels, axes, self.networks())
+    }
+
+    /// The same of their body.
+    fn body(&self, name: &str, participant: u16) -> Declaration {
+        let models = self.plane.pose().map(|plan| models(&plan.networks).collect()).unwrap_or_default();
+        let networks = Element::tree("pipeline", models);
+        self.participant(name, "Pose", participant, pose_channels(), Some(NORMALISED_BODY_AXES), networks)
+    }
+
+    fn participant(
+        &self,
+        name: &str,
+        kind: &str,
+        participant: u16,
+        channels: Vec<Channel>,
+        axes: Option<&str>,
+        networks: Element,
     ) -> Declaration {
         let id = format!("P{}", participant + 1);
         let home = first_home(participant, self.plane.cameras.len());
@@ -199,7 +244,7 @@ impl Facts<'_> {
         desc.extend(axes.map(|axes| Element::text("coordinate_frame", axes)));
         desc.push(self.synchronization(home));
         desc.push(self.camera_element(home));
-        desc.push(self.networks());
+        desc.push(networks);
         let rate = self.plane.camera(home).opened().map_or(0.0, |opened| opened.info.fps);
         self.declaration(name, kind, rate, Format::Float32, channels, desc)
     }
@@ -355,10 +400,15 @@ impl Facts<'_> {
                 Element::text("device", &info.device),
                 Element::text("runtime", &info.runtime),
             ]);
-            facts.extend(info.models.iter().map(|(id, sha256)| {
-                Element::tree("model", vec![Element::text("id", id), Element::text("sha256", sha256)])
-            }));
+            facts.extend(models(&info.models));
         }
         Element::tree("pipeline", facts)
     }
+}
+
+/// Id and SHA-256 of each network.
+fn models(models: &[(String, String)]) -> impl Iterator<Item = Element> {
+    models.iter().map(|(id, sha256)| {
+        Element::tree("model", vec![Element::text("id", id), Element::text("sha256", sha256)])
+    })
 }

@@ -27,7 +27,7 @@ pub use streams::{LslError, Streams};
 
 use crate::child::{Lifeline, Port};
 use crate::fault;
-use crate::messages::{Event, FacesNamed, Shutdown, SynchronyFound};
+use crate::messages::{Event, FacesNamed, PoseFound, Shutdown, SynchronyFound};
 use crate::plane::DataPlane;
 use crate::recorder::RecorderActor;
 use crate::synchrony::SynchronyOptions;
@@ -59,6 +59,8 @@ pub struct LslPlan {
     pub mesh: bool,
     /// Whether YouQuantiPy's landmark streams have three values of quality at their end; only with `mesh`.
     pub quality: bool,
+    /// Whether YouQuantiPy's streams of bodies are; only with `youquantipy`.
+    pub pose: bool,
     /// How many people take part: the streams of all are made at the start.
     pub participants: u16,
     /// Names of P1, P2, …, as far as they are known.
@@ -195,6 +197,15 @@ impl Handler<FacesNamed> for LslActor {
             fault::point("lsl:faces");
             open.faces(plane, &named)
         });
+    }
+}
+
+impl Handler<PoseFound> for LslActor {
+    type Result = ();
+
+    fn handle(&mut self, PoseFound(found): PoseFound, ctx: &mut Self::Context) {
+        self.take_waiting_facts(ctx, Some(found.meta.camera));
+        self.work(ctx, |open, plane| open.pose(plane, &found));
     }
 }
 

@@ -415,6 +415,7 @@ impl Copy<'_> {
 fn ruler_of(table: &str) -> Option<&'static str> {
     match table {
         WINDOWS | VALUES => Some(WINDOWS),
+        POSE | POSE_POINTS => Some(POSE),
         face if FACE_TABLES.contains(&face) => Some(FACES),
         _ => None,
     }
