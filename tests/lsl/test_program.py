@@ -13,7 +13,8 @@ import numpy as np
 import pylsl
 import pytest
 import youquanti
-from conftest import CONFIG, PROGRAM, drain, environment, find, open_inlet, wait_for
+from PIL import Image
+from conftest import CONFIG, PROGRAM, ROOT, drain, environment, find, open_inlet, wait_for
 
 MARKERS = '[[lsl.markers]]\nname = "Stim*"\n'
 
@@ -181,6 +182,82 @@ def test_windows_of_synchrony_are_those_of_the_file(start) -> None:
         assert np.array_equal(np.reshape(row, (4, 4)), found, equal_nan=True)
     # Both are there, and move.
     assert np.isfinite([row for _, row in rows]).all(axis=1).any()
+
+
+BODIES = """
+version = 1
+[session]
+name = "{name}"
+[[camera]]
+name = "left"
+file = {{ path = "left", fps = 10, loop = true }}
+[[camera]]
+name = "right"
+file = {{ path = "right", fps = 10, loop = true }}
+[pipeline]
+threads = 1
+[participants]
+expected = 3
+[pose]
+enabled = true
+[lsl]
+enabled = true
+profile = "youquantipy"
+"""
+
+
+def test_bodies_are_youquantipys_pose_and_in_the_file(start, tmp_path: Path) -> None:
+    """P1 and P3 have the camera `left` as their home, in which one body is; P2 has `right`, in which there is none."""
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / "models/portraits/astronaut.png", tmp_path / "left" / "picture.png")
+    Image.new("RGB", (320, 240), (90, 100, 110)).save(tmp_path / "right" / "picture.png")
+    session = start("bodies", "", text=BODIES).started()
+    inlets = {name: open_inlet(f"_bodies_{name}_pose") for name in ("P1", "P2", "P3")}
+    info = inlets["P1"].info(5.0)
+    assert (info.name(), info.type(), info.channel_count()) == ("P1_pose", "Pose", 132)
+    assert info.channel_format() == pylsl.cf_float32 and info.nominal_srate() == 10.0
+    channels = info.get_channel_labels()
+    assert channels[:5] == ["nose_x", "nose_y", "nose_z", "nose_visibility", "left_eye_inner_x"]
+    assert channels[-1] == "right_foot_index_visibility"
+    assert info.desc().child("synchronization").child_value("can_drop_samples") == "true"
+    assert info.desc().child("pipeline").child("model").child_value("id") == "pose_detect"
+
+    rows: dict[str, list] = {name: [] for name in inlets}
+
+    def enough() -> bool:
+        for name, inlet in inlets.items():
+            rows[name] += drain(inlet)
+        return sum(any(row) for _, row in rows["P1"]) >= 20 and len(rows["P2"]) >= 20
+
+    wait_for("twenty bodies", enough)
+    report = session.end()
+    for name, inlet in inlets.items():
+        rows[name] += drain(inlet)
+    with youquanti.load(session.file) as recorded:
+        for camera, expected in (("left", True), ("right", False)):
+            found = recorded.cameras[camera]
+            assert len(found.pose) > 0 and set(found.pose["valid"]) == {int(expected)}
+            assert np.isnan(found.pose_points[:]).all() != expected
+            consumer = next(c for c in report["cameras"] if c["name"] == camera)["consumers"]["pose"]
+            assert consumer["delivered"] == len(found.pose)
+            assert consumer["delivered"] + sum(consumer["dropped"].values()) == len(found.frames)
+        left, right = recorded.cameras["left"], recorded.cameras["right"]
+        assert left.pose_names[0] == "nose" and left.pose["detector_ran"].sum() == 1
+        points = {at: point for at, point in zip(left.pose["captured_at_ns"], left.pose_points[:])}
+        # One row for each frame from the first that was received on, at its stamp: the body of exactly that frame, or zeros.
+        for name, camera in (("P1", left), ("P2", right), ("P3", left)):
+            stamps = [at for at, _ in rows[name]]
+            frames = camera.frames["captured_at_ns"] / 1e9
+            frames = frames[frames > stamps[0] - 1e-6]
+            assert np.abs(np.array(stamps) - frames[: len(stamps)]).max() < 1e-6, name
+        for at, row in rows["P1"]:
+            near = min(points, key=lambda ns: abs(ns / 1e9 - at))
+            point = points[near] if abs(near / 1e9 - at) < 1e-6 else np.zeros((33, 5))
+            expected = np.column_stack([point[:, 0] / 512, point[:, 1] / 512, point[:, 2] / 512, point[:, 3]])
+            # The first bodies may have come before anybody's face: then they are nobody's.
+            assert np.allclose(row, expected.ravel(), atol=1e-5) or not any(row)
+        assert not any(any(row) for _, row in rows["P2"] + rows["P3"])
 
 
 def test_two_at_a_time_do_not_disturb_each_other(start) -> None:
