@@ -315,8 +315,11 @@ impl Open {
         if let Err(refused) = line.index.send(IndexEntry { meta, ticket: to_index }) {
             refused.ticket.dropped(DropReason::Full);
         }
-        if plane.wants_stream_facts.load(Ordering::Relaxed) && line.stream_facts.send(meta).is_err() {
-            plane.stream_counts.frames_lost.fetch_add(1, Ordering::Relaxed);
+        if plane.wants_stream_facts.load(Ordering::Relaxed) {
+            let ticket = plane.ledger.offered(id, Consumer::Streams);
+            if let Err(refused) = line.stream_facts.send(IndexEntry { meta, ticket }) {
+                refused.ticket.dropped(DropReason::Full);
+            }
         }
     }
 }

@@ -61,7 +61,7 @@ impl Frame for Delivery {
     }
 }
 
-/// A frame on its way to the recorder's index: facts only, so it never holds a slot.
+/// A frame on its way to the recorder's index or to the streams: facts only, so it never holds a slot.
 #[derive(Debug)]
 pub struct IndexEntry {
     /// The frame's facts.
@@ -89,6 +89,16 @@ pub struct FacesNamed {
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct PoseFound(pub Arc<FramePose>);
+
+/// What was found in a frame, on its way to the streams. Dropping it settles the ticket.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Streamed<T> {
+    /// Faces or a body.
+    pub found: T,
+    /// Counts what became of it.
+    pub ticket: Ticket,
+}
 
 /// A window of synchrony is computed. Sent once for each, in their order.
 #[derive(Clone, Debug, Message)]

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tokio::sync::watch;
 use youquanti_frames::{Counted, FrameHandle, FrameRing, Latest, MailboxStream, RingError, RingOptions};
 use youquanti_models::{
-    BackendInfo, CameraId, CameraName, Clock, Frame, FrameMeta, PictureLayout, PixelFormat, Timestamp,
+    BackendInfo, CameraId, CameraName, Clock, Frame, PictureLayout, PixelFormat, Timestamp,
 };
 
 use crate::calibration::{KnownOffset, StampOffset};
@@ -136,7 +136,7 @@ pub struct CameraLine {
     /// To its video, and from there to the recorder.
     pub video: Option<VideoLine>,
     /// To the streams: each frame's facts, while [`DataPlane::wants_stream_facts`]; beyond its room they are counted as lost.
-    pub stream_facts: Counted<FrameMeta>,
+    pub stream_facts: Counted<IndexEntry>,
     /// Sequence number of the next frame; goes on over restarts.
     pub next_seq: AtomicU64,
     /// Stamp of the last frame, nanoseconds; stamps never go back over restarts either.
@@ -319,6 +319,8 @@ pub struct DataPlane {
     pub stream_counts: Arc<StreamCounts>,
     /// Whether cameras send each frame's facts to the streams: from when those are made.
     pub wants_stream_facts: AtomicBool,
+    /// Whether streams want what was found of bodies.
+    pub wants_stream_poses: AtomicBool,
     /// In the order of the cameras' ids.
     pub cameras: Box<[CameraLine]>,
     /// The session's t0, nanoseconds: 0 until all cameras stream and the barrier is opened.
@@ -372,6 +374,7 @@ impl DataPlane {
             findings: Findings::default(),
             stream_counts: Arc::default(),
             wants_stream_facts: AtomicBool::new(false),
+            wants_stream_poses: AtomicBool::new(false),
             cameras: cameras.into_iter().map(CameraLine::new).collect(),
             started_at: AtomicU64::new(0),
             session_name,
@@ -559,6 +562,15 @@ impl DataPlane {
     pub fn settle_video(&self) {
         for video in self.cameras.iter().filter_map(|line| line.video.as_ref()) {
             while let Some(rest) = video.frames.try_recv() {
+                rest.ticket.dropped(DropReason::Unfinished);
+            }
+        }
+    }
+
+    /// Settles frames' facts that no streams came for. Called when cameras and streams are at rest.
+    pub fn settle_streams(&self) {
+        for line in &self.cameras {
+            while let Some(rest) = line.stream_facts.try_recv() {
                 rest.ticket.dropped(DropReason::Unfinished);
             }
         }

@@ -74,6 +74,10 @@ const WATCH_OTHERS: WatchPolicy = WatchPolicy {
     when_hung: WhenHung::Escalate,
 };
 
+/// What streams wait for is liblsl alone, and never for long.
+const WATCH_STREAMS: WatchPolicy =
+    WatchPolicy { silent_for: Duration::from_secs(5), when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
+
 /// A disk that stands still for long costs the video of its camera, and nothing else.
 const WATCH_VIDEO: WatchPolicy = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
 
@@ -542,9 +546,13 @@ impl Cast {
             let make = move |lifeline| LslActor::new(lsl, plane, streams, sinks, lifeline);
             port.born(start_on_thread("yq-lsl", lifeline, make))
         });
-        // Streams never end a session.
-        let watch = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
-        ChildSpec { id: ChildId::Lsl, policy: plan.restarts, watch, may_be_missing: false, factory }
+        ChildSpec {
+            id: ChildId::Lsl,
+            policy: plan.restarts,
+            watch: WATCH_STREAMS,
+            may_be_missing: false,
+            factory,
+        }
     }
 
     fn preview_spec(plan: &SessionPlan, plane: &Arc<DataPlane>, preview: &PreviewPlan) -> ChildSpec {
@@ -719,11 +727,14 @@ impl Cast {
         }
         plane.settle_frames();
         plane.settle_video();
+        plane.settle_streams();
         if self.abandoned().await > 0 {
             plane.ledger.give_up(Consumer::Pipeline);
             plane.ledger.give_up(Consumer::Video);
             plane.ledger.give_up(Consumer::Preview);
             plane.ledger.give_up(Consumer::Pose);
+            plane.ledger.give_up(Consumer::Streams);
+            plane.ledger.give_up(Consumer::StreamResults);
         }
         troubles
     }
@@ -1031,7 +1042,7 @@ impl SessionActor {
                 cameras: camera_reports(&session.plane, &snapshot),
                 imbalances,
                 recordings: std::mem::take(&mut session.recordings),
-                lsl: session.plan.lsl.as_ref().map(|_| session.plane.stream_counts.figures()),
+                lsl: session.plan.lsl.as_ref().map(|_| session.plane.stream_counts.figures(&snapshot)),
                 traces: std::mem::take(&mut session.traces),
             };
             // Whoever started the session may not want the report.

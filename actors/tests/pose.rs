@@ -166,8 +166,12 @@ fn a_crash_costs_its_frame_and_nobody_else_one() {
     assert!(!armed.is_armed());
     one_by_one(&session, &source, 3);
     let (report, _) = setup.finish(session);
-    assert!(report.degraded.iter().any(|reason| reason.starts_with("pose failed: panic")), "{:?}", report.degraded);
-    let [pipeline, index, .., pose] = report.cameras[0].ledger.consumers;
+    assert!(
+        report.degraded.iter().any(|reason| reason.starts_with("pose failed: panic")),
+        "{:?}",
+        report.degraded
+    );
+    let [pipeline, index, _, _, pose, ..] = report.cameras[0].ledger.consumers;
     assert_eq!((pipeline.delivered, index.delivered, pose.delivered), (7, 7, 6));
     assert_eq!(dropped(&pose, DropReason::Crashed), 1);
 }

@@ -403,7 +403,6 @@ fn streams_line(lsl: &StreamFigures) -> String {
         (lsl.late, "rows too late"),
         (lsl.frames_lost, "frames without rows"),
         (lsl.results_lost, "results not sent"),
-        (lsl.poses_lost, "poses not sent"),
         (lsl.events_lost, "events not sent"),
         (lsl.windows_lost, "windows of synchrony not sent"),
         (lsl.markers_lost, "markers lost"),

@@ -20,14 +20,17 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use futures_core::Stream;
 use youquanti_frames::MailboxStream;
-use youquanti_models::{CameraId, FrameMeta};
+use youquanti_models::CameraId;
 
 pub use markers::MarkerQuery;
 pub use streams::{LslError, Streams};
 
+use order::Place;
+
 use crate::child::{Lifeline, Port};
 use crate::fault;
-use crate::messages::{Event, FacesNamed, PoseFound, Shutdown, SynchronyFound};
+use crate::ledger::{DropReason, Ticket};
+use crate::messages::{Event, FacesNamed, IndexEntry, PoseFound, Shutdown, Streamed, SynchronyFound};
 use crate::plane::DataPlane;
 use crate::recorder::RecorderActor;
 use crate::synchrony::SynchronyOptions;
@@ -86,7 +89,7 @@ pub struct LslActor {
     plane: Arc<DataPlane>,
     streams: Streams,
     sinks: MarkerSinks,
-    facts: Vec<MailboxStream<FrameMeta>>,
+    facts: Vec<MailboxStream<IndexEntry>>,
     lifeline: Lifeline,
 }
 
@@ -169,8 +172,8 @@ impl LslActor {
     /// Takes one frame's facts of any camera; false when there are none.
     fn take_facts(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
         for camera in 0..self.facts.len() {
-            if let Poll::Ready(Some(meta)) = Pin::new(&mut self.facts[camera]).poll_next(task) {
-                self.work(ctx, |open, plane| open.frame(plane, &meta));
+            if let Poll::Ready(Some(entry)) = Pin::new(&mut self.facts[camera]).poll_next(task) {
+                self.take_entry(ctx, entry);
                 return true;
             }
         }
@@ -181,31 +184,57 @@ impl LslActor {
     fn take_waiting_facts(&mut self, ctx: &mut Context<Self>, of: Option<CameraId>) {
         let plane = Arc::clone(&self.plane);
         for id in plane.camera_ids().filter(|id| of.is_none_or(|of| of == *id)) {
-            while let Some(meta) = plane.camera(id).stream_facts.try_recv() {
-                self.work(ctx, |open, plane| open.frame(plane, &meta));
+            while let Some(entry) = plane.camera(id).stream_facts.try_recv() {
+                self.take_entry(ctx, entry);
             }
         }
     }
-}
 
-impl Handler<FacesNamed> for LslActor {
-    type Result = ();
-
-    fn handle(&mut self, named: FacesNamed, ctx: &mut Self::Context) {
-        self.take_waiting_facts(ctx, Some(named.faces.meta.camera));
+    /// Takes a frame's facts; what ends this life ends the frame's ticket with it.
+    fn take_entry(&mut self, ctx: &mut Context<Self>, IndexEntry { meta, ticket }: IndexEntry) {
         self.work(ctx, |open, plane| {
-            fault::point("lsl:faces");
-            open.faces(plane, &named)
+            open.frame(plane, &meta)?;
+            ticket.delivered();
+            Ok(())
+        });
+    }
+
+    /// Takes what was found in a frame, likewise.
+    fn take_found(
+        &mut self,
+        ctx: &mut Context<Self>,
+        camera: CameraId,
+        ticket: Ticket,
+        send: impl FnOnce(&mut streams::Open, &DataPlane) -> Result<Place, LslError>,
+    ) {
+        self.take_waiting_facts(ctx, Some(camera));
+        self.work(ctx, |open, plane| {
+            match send(open, plane)? {
+                Place::Next => ticket.delivered(),
+                Place::Late => ticket.dropped(DropReason::Late),
+            }
+            Ok(())
         });
     }
 }
 
-impl Handler<PoseFound> for LslActor {
+impl Handler<Streamed<FacesNamed>> for LslActor {
     type Result = ();
 
-    fn handle(&mut self, PoseFound(found): PoseFound, ctx: &mut Self::Context) {
-        self.take_waiting_facts(ctx, Some(found.meta.camera));
-        self.work(ctx, |open, plane| open.pose(plane, &found));
+    fn handle(&mut self, Streamed { found, ticket }: Streamed<FacesNamed>, ctx: &mut Self::Context) {
+        self.take_found(ctx, found.faces.meta.camera, ticket, |open, plane| {
+            fault::point("lsl:faces");
+            open.faces(plane, &found)
+        });
+    }
+}
+
+impl Handler<Streamed<PoseFound>> for LslActor {
+    type Result = ();
+
+    fn handle(&mut self, Streamed { found, ticket }: Streamed<PoseFound>, ctx: &mut Self::Context) {
+        let PoseFound(found) = found;
+        self.take_found(ctx, found.meta.camera, ticket, |open, plane| open.pose(plane, &found));
     }
 }
 

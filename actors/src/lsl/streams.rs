@@ -84,6 +84,7 @@ impl Streams {
         if place.is_none() {
             *place = Some(Open::new(plan, plane, sinks)?);
             plane.wants_stream_facts.store(true, Relaxed);
+            plane.wants_stream_poses.store(plan.youquantipy && plan.pose, Relaxed);
         }
         Ok(())
     }
@@ -237,8 +238,8 @@ impl Open {
         Ok(())
     }
 
-    /// A frame was analysed.
-    pub(super) fn faces(&mut self, plane: &DataPlane, named: &FacesNamed) -> Result<(), LslError> {
+    /// A frame was analysed. Whether its rows say so.
+    pub(super) fn faces(&mut self, plane: &DataPlane, named: &FacesNamed) -> Result<Place, LslError> {
         let (meta, out) = (&named.faces.meta, &mut self.out);
         let mut outcome = Ok(());
         let mut missing = |missing: &FrameMeta| {
@@ -250,7 +251,7 @@ impl Open {
         outcome?;
         if place == Place::Late {
             plane.stream_counts.late.fetch_add(1, Relaxed);
-            return Ok(());
+            return Ok(place);
         }
         for change in &named.update.changes {
             if let Some(person) = self.out.people.get_mut(usize::from(change.participant.0).wrapping_sub(1)) {
@@ -258,13 +259,14 @@ impl Open {
                 person.face = None;
             }
         }
-        self.out.rows(plane, meta, Some(named))
+        self.out.rows(plane, meta, Some(named))?;
+        Ok(place)
     }
 
-    /// A frame was looked at for a body.
-    pub(super) fn pose(&mut self, plane: &DataPlane, found: &FramePose) -> Result<(), LslError> {
+    /// A frame was looked at for a body. Whether its rows say what was found, where bodies are streamed.
+    pub(super) fn pose(&mut self, plane: &DataPlane, found: &FramePose) -> Result<Place, LslError> {
         let (meta, out) = (&found.meta, &mut self.out);
-        let Some(orders) = &mut self.pose_orders else { return Ok(()) };
+        let Some(orders) = &mut self.pose_orders else { return Ok(Place::Next) };
         let mut outcome = Ok(());
         let place = orders[usize::from(meta.camera.0)].analysed(meta, |missing| {
             if outcome.is_ok() {
@@ -274,9 +276,10 @@ impl Open {
         outcome?;
         if place == Place::Late {
             plane.stream_counts.late.fetch_add(1, Relaxed);
-            return Ok(());
+            return Ok(place);
         }
-        self.out.poses(plane, meta, found.body.as_ref())
+        self.out.poses(plane, meta, found.body.as_ref())?;
+        Ok(place)
     }
 
     /// Time has passed.
