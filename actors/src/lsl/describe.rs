@@ -1,15 +1,16 @@
 //! What the streams are: name, type, channels, and the description that travels with each.
 //!
-//! Owns every fact that a reader of a stream needs: labels, units, frame of coordinates, camera, networks, and how stamps
-//! relate to light. A further stream is one more [`StreamKey`] and one more entry of [`declare`].
+//! Owns every fact that a reader of a stream needs: frame of coordinates, camera, networks, and how stamps relate to light;
+//! `channels.rs` has the channels. A further stream is one more [`StreamKey`] and one more entry of [`declare`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use youquanti_lsl::{Declaration, Element, Format};
-use youquanti_models::{CameraId, LANDMARK_COUNT, blendshapes, pose};
+use youquanti_models::CameraId;
 
 use super::LslPlan;
+use super::channels::{self, Channel};
 use crate::calibration::StampOffset;
 use crate::plane::DataPlane;
 use crate::session_file::LIKENESS_COLUMNS;
@@ -39,9 +40,6 @@ pub(super) enum StreamKey {
     /// `youquanti_events`.
     Events,
 }
-
-/// A channel: label, unit, type.
-type Channel = (String, &'static str, &'static str);
 
 /// Axes of everything in metres.
 const CAMERA_AXES: &str = "camera: right-handed, x right in the picture, y up, the camera looks along -z; metres; the distance holds for a \
@@ -73,10 +71,10 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
             let name = format!("P{number}_blendshapes");
             streams.insert(
                 StreamKey::Blendshapes(participant),
-                facts.person(&name, "Face", participant, blendshape_channels(), None),
+                facts.person(&name, "Face", participant, channels::blendshapes(), None),
             );
             let name = format!("P{number}_headpose");
-            let stream = facts.person(&name, "MoCap", participant, head_pose_channels(), Some(CAMERA_AXES));
+            let stream = facts.person(&name, "MoCap", participant, channels::head_pose(), Some(CAMERA_AXES));
             streams.insert(StreamKey::HeadPose(participant), stream);
             if plan.mesh {
                 let name = format!("P{number}_mesh");
@@ -84,7 +82,7 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
                     &name,
                     "MoCap",
                     participant,
-                    mesh_channels("pixels").collect(),
+                    channels::mesh("pixels").collect(),
                     Some(PICTURE_AXES),
                 );
                 streams.insert(StreamKey::Mesh(participant), stream);
@@ -93,7 +91,7 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
         if plan.youquantipy {
             let name = format!("P{number}_landmarks");
             let axes = plan.mesh.then_some(NORMALISED_AXES);
-            let stream = facts.person(&name, "Landmark", participant, landmark_channels(plan), axes);
+            let stream = facts.person(&name, "Landmark", participant, channels::landmarks(plan), axes);
             streams.insert(StreamKey::Landmarks(participant), stream);
             if plan.pose {
                 streams.insert(
@@ -108,14 +106,14 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
             let name = format!("{}_frames", plane.camera(camera).plan.name);
             streams.insert(
                 StreamKey::Frames(camera),
-                facts.camera(&name, "VideoExternal", camera, FRAME_CHANNELS),
+                facts.camera(&name, "VideoExternal", camera, channels::FRAMES),
             );
         }
         if plan.youquantipy {
             let name = format!("camera_{}_video_frames", camera.0);
             streams.insert(
                 StreamKey::VideoFrames(camera),
-                facts.camera(&name, "VideoSync", camera, VIDEO_FRAME_CHANNELS),
+                facts.camera(&name, "VideoSync", camera, channels::VIDEO_FRAMES),
             );
         }
     }
@@ -127,77 +125,6 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
     }
     streams.insert(StreamKey::Events, facts.events());
     streams
-}
-
-fn blendshape_channels() -> Vec<Channel> {
-    let scores = blendshapes::NAMES.iter().map(|name| ((*name).to_owned(), "fraction", "Blendshape"));
-    let rest = [
-        ("valid", "boolean", "Valid"),
-        ("confidence", "fraction", "Confidence"),
-        ("age_ms", "milliseconds", "Latency"),
-        ("camera", "index", "Camera"),
-    ];
-    scores.chain(rest.map(owned)).collect()
-}
-
-/// Labels as XDF's specification of MoCap has them; there a channel's type is its label.
-fn head_pose_channels() -> Vec<Channel> {
-    let position = [("PositionX", "meters"), ("PositionY", "meters"), ("PositionZ", "meters")];
-    let orientation =
-        ["OrientationA", "OrientationB", "OrientationC", "OrientationD"].map(|label| (label, "quaternion"));
-    let named = position.into_iter().chain(orientation).chain([("Confidence", "normalized")]);
-    named.map(|(label, unit)| (label.to_owned(), unit, label)).collect()
-}
-
-fn mesh_channels(unit: &'static str) -> impl Iterator<Item = Channel> {
-    let axes = [("x", "PositionX"), ("y", "PositionY"), ("z", "PositionZ")];
-    (0..LANDMARK_COUNT)
-        .flat_map(move |point| axes.map(|(axis, kind)| (format!("{point}_{axis}"), unit, kind)))
-}
-
-fn landmark_channels(plan: &LslPlan) -> Vec<Channel> {
-    let mut channels: Vec<_> =
-        blendshapes::NAMES.iter().map(|name| ((*name).to_owned(), "fraction", "Blendshape")).collect();
-    if plan.mesh {
-        channels.extend(mesh_channels("normalized"));
-    }
-    if plan.quality {
-        let quality = ["quality_size", "quality_frontal", "quality_stability"];
-        channels.extend(quality.map(|label| owned((label, "fraction", "Quality"))));
-    }
-    channels
-}
-
-fn pose_channels() -> Vec<Channel> {
-    let values = [
-        ("x", "normalized", "PositionX"),
-        ("y", "normalized", "PositionY"),
-        ("z", "normalized", "PositionZ"),
-    ];
-    let values = values.into_iter().chain([("visibility", "probability", "Visibility")]);
-    let of_point = |point: &&str| {
-        let point = (*point).to_owned();
-        values.clone().map(move |(label, unit, kind)| (format!("{point}_{label}"), unit, kind))
-    };
-    pose::NAMES.iter().flat_map(of_point).collect()
-}
-
-const FRAME_CHANNELS: [(&str, &str, &str); 4] = [
-    ("frame", "count", "FrameIndex"),
-    ("driver_sequence", "count", "FrameIndex"),
-    ("captured_at", "seconds", "Time"),
-    ("dropped", "count", "Dropped"),
-];
-
-const VIDEO_FRAME_CHANNELS: [(&str, &str, &str); 4] = [
-    ("frame_number", "count", "FrameIndex"),
-    ("unix_time", "seconds", "Time"),
-    ("lsl_time", "seconds", "Time"),
-    ("video_time", "seconds", "Time"),
-];
-
-fn owned((label, unit, kind): (&str, &'static str, &'static str)) -> Channel {
-    (label.to_owned(), unit, kind)
 }
 
 /// What descriptions are made from.
@@ -224,7 +151,7 @@ impl Facts<'_> {
     fn body(&self, name: &str, participant: u16) -> Declaration {
         let models = self.plane.pose().map(|plan| models(&plan.networks).collect()).unwrap_or_default();
         let networks = Element::tree("pipeline", models);
-        self.participant(name, "Pose", participant, pose_channels(), Some(NORMALISED_BODY_AXES), networks)
+        self.participant(name, "Pose", participant, channels::pose(), Some(NORMALISED_BODY_AXES), networks)
     }
 
     fn participant(
@@ -258,7 +185,7 @@ impl Facts<'_> {
         channels: [(&'static str, &'static str, &'static str); 4],
     ) -> Declaration {
         let desc = vec![self.synchronization(camera), self.camera_element(camera)];
-        self.declaration(name, kind, 0.0, Format::Double64, channels.map(owned).to_vec(), desc)
+        self.declaration(name, kind, 0.0, Format::Double64, channels.map(channels::owned).to_vec(), desc)
     }
 
     /// Windows of synchrony, stamped with their end: `P1-P2_smile_r`, `…_lag_s`, `…_p`, `…_common` of each pair and group.
@@ -299,14 +226,14 @@ impl Facts<'_> {
     /// A row for each frame of the home camera of P1, at its stamp.
     fn comodulation(&self) -> Declaration {
         let home = first_home(0, self.plane.cameras.len());
-        let channels = blendshapes::NAMES.iter().map(|name| ((*name).to_owned(), "fraction", "Blendshape"));
+        let channels = channels::scores();
         let rate = self.plane.camera(home).opened().map_or(0.0, |opened| opened.info.fps);
         let desc = vec![self.synchronization(home)];
         self.declaration("CoModulation", "Comodulation", rate, Format::Float32, channels.collect(), desc)
     }
 
     fn events(&self) -> Declaration {
-        let channel = ("event".to_owned(), "JSON", "Event");
+        let channel = channels::owned(channels::EVENT);
         self.declaration("youquanti_events", "Markers", 0.0, Format::Text, vec![channel], Vec::new())
     }
 

@@ -4,6 +4,7 @@
 //! Every sample carries the capture stamp of its frame, unchanged; a frame without a face is a row that says so. Never waits
 //! for a receiver, and never makes anybody else wait: what does not fit is dropped in front of it and counted.
 
+pub mod channels;
 mod describe;
 mod markers;
 mod order;

@@ -1,6 +1,6 @@
 //! What the values of each stream are: one function a kind of row, into a buffer that is used again.
 //!
-//! Owns units and the order of channels; their labels stand in `describe.rs`. Pure.
+//! Owns units and the order of channels; their labels stand in `channels.rs`. Pure.
 
 use std::time::Duration;
 
