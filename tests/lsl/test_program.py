@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,76 @@ def test_windows_of_synchrony_are_those_of_the_file(start) -> None:
         assert np.array_equal(np.reshape(row, (4, 4)), found, equal_nan=True)
     # Both are there, and move.
     assert np.isfinite([row for _, row in rows]).all(axis=1).any()
+
+
+#: What `youquanti calibrate` keeps, of the scene that these sessions film.
+OFFSETS = """
+version = 1
+[[camera]]
+device = "scene:grid:1:1"
+width = 320
+height = 180
+format = "YUYV"
+fps = 10.0
+mean_s = 0.0405
+rms_s = 0.0032
+median_s = 0.041
+p05_s = 0.035
+p95_s = 0.0465
+changes = 37
+standard_error_s = 0.0008
+exposure_s = 0.01
+measured_at = "2026-01-31T23:59:59.123Z"
+"""
+
+
+def test_a_measured_offset_is_in_the_synchronization_of_every_stream_of_the_camera(start, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "youquanti").mkdir(parents=True)
+    (data / "youquanti" / "offsets.toml").write_text(OFFSETS)
+    session = start("offset", 'profile = "both"\nmesh = true\n', XDG_DATA_HOME=str(data)).started()
+    expected = {
+        "offset_mean": 0.0405,
+        "offset_rms": 0.0032,
+        "offset_median": 0.041,
+        "offset_5_centile": 0.035,
+        "offset_95_centile": 0.0465,
+    }
+    streams = ["P1_blendshapes", "P1_headpose", "P1_mesh", "P1_landmarks", "left_frames", "camera_0_video_frames"]
+    for name in streams:
+        synchronization = open_inlet(f"_offset_{name}").info(60.0).desc().child("synchronization")
+        assert {key: float(synchronization.child_value(key)) for key in expected} == expected, name
+        assert synchronization.child_value("calibrated") == synchronization.child_value("can_drop_samples") == "true"
+    inlet = open_inlet("_offset_left_frames")
+    rows: list[tuple[float, list]] = []
+    wait_for("frames", lambda: rows.extend(drain(inlet)) or len(rows) >= 5)
+    session.end()
+    # Stamps are the driver's all the same: whoever reads them subtracts it.
+    assert all(at == row[2] for at, row in rows)
+
+
+def test_a_new_name_is_an_event_and_streams_keep_theirs(start) -> None:
+    session = start("rename", "").started()
+    events = open_inlet("_rename_youquanti_events")
+    before = find("_rename_P1_blendshapes").uid()
+    address = wait_for("the port", lambda: re.search(r"http://(127\.0\.0\.1:\d+)", session.log.read_text()))
+    command = [PROGRAM, "control", "rename", "P1", "Ada Lovelace", "--at", address[1]]
+    subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL)
+    told: list[tuple[float, dict]] = []
+
+    def renamed() -> list[tuple[float, dict]]:
+        told.extend((at, json.loads(sample[0])) for at, sample in drain(events))
+        return [entry for entry in told if entry[1]["kind"] == "participant_renamed"]
+
+    ((at, event),) = wait_for("the event", renamed)
+    assert event["detail"]["participant"] == "P1" and event["detail"]["name"] == "Ada Lovelace"
+    assert event["detail"]["before"] == "P1" and at == pytest.approx(event["at"] / 1e9, abs=1e-6)
+    stream = find("_rename_P1_blendshapes")
+    assert stream.uid() == before
+    participant = open_inlet("_rename_P1_blendshapes").info(60.0).desc().child("participant")
+    assert (participant.child_value("id"), participant.child_value("name")) == ("P1", "P1")
+    assert "participant_renamed" in participant.child_value("renamed_by")
+    session.end()
 
 
 BODIES = """

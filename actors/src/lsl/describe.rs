@@ -41,6 +41,10 @@ pub(super) enum StreamKey {
     Events,
 }
 
+/// A stream's description cannot change, and it lives as long as the session.
+const RENAMED_BY: &str = "the name is that of the session's start; from an event participant_renamed of the stream youquanti_events on it is the \
+                          event's detail.name";
+
 /// Axes of everything in metres.
 const CAMERA_AXES: &str = "camera: right-handed, x right in the picture, y up, the camera looks along -z; metres; the distance holds for a \
                            vertical field of view of 63 degrees; quaternion A + Bi + Cj + Dk turns the canonical face into the camera's axes";
@@ -166,8 +170,14 @@ impl Facts<'_> {
         let id = format!("P{}", participant + 1);
         let home = first_home(participant, self.plane.cameras.len());
         let given = self.plan.participant_names.get(usize::from(participant)).unwrap_or(&id);
-        let mut desc =
-            vec![Element::tree("participant", vec![Element::text("id", &id), Element::text("name", given)])];
+        let mut desc = vec![Element::tree(
+            "participant",
+            vec![
+                Element::text("id", &id),
+                Element::text("name", given),
+                Element::text("renamed_by", RENAMED_BY),
+            ],
+        )];
         desc.extend(axes.map(|axes| Element::text("coordinate_frame", axes)));
         desc.push(self.synchronization(home));
         desc.push(self.camera_element(home));
