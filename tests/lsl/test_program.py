@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -229,6 +232,49 @@ def test_a_measured_offset_is_in_the_synchronization_of_every_stream_of_the_came
     session.end()
     # Stamps are the driver's all the same: whoever reads them subtracts it.
     assert all(at == row[2] for at, row in rows)
+
+
+def test_the_screen_of_calibrate_is_a_stream_of_markers(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(CONFIG.format(name="screen", lsl="", backend="none"))
+    terminal, other_end = pty.openpty()
+    command = [PROGRAM, "calibrate", "left", "--config", "c.toml", "--yes", "--lsl"]
+    data = environment(XDG_DATA_HOME=str(tmp_path / "data"))
+    process = subprocess.Popen(command, cwd=tmp_path, env=data, stdin=other_end, stdout=other_end, stderr=other_end)
+    os.close(other_end)
+    written = bytearray()
+
+    def read() -> None:
+        while chunk := read_terminal(terminal):
+            written.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        began = pylsl.local_clock()
+        inlet = open_inlet("_youquanti_calibration")
+        assert (inlet.info(60.0).type(), inlet.info(60.0).channel_count()) == ("Markers", 1)
+        told: list[tuple[float, list]] = []
+        wait_for("both colours, twice", lambda: told.extend(drain(inlet)) or len(told) >= 4)
+    finally:
+        process.terminate()
+        code = process.wait()
+        reader.join()
+        os.close(terminal)
+    assert code == 4 and b"interrupted: nothing was measured" in written
+    stamps = [at for at, _ in told]
+    assert {marker for _, (marker,) in told} == {"white", "black"}
+    # On LSL's clock, each when it had been written.
+    assert stamps == sorted(stamps) and began - 60 < stamps[0] and stamps[-1] <= pylsl.local_clock()
+    # What was sent was shown: white and black of the 256 colours.
+    assert written.count(b"[48;5;231m") >= 1 and written.count(b"[48;5;16m") >= 1
+
+
+def read_terminal(terminal: int) -> bytes:
+    """What the program wrote; nothing when it has ended."""
+    try:
+        return os.read(terminal, 4096)
+    except OSError:
+        return b""
 
 
 def test_a_new_name_is_an_event_and_streams_keep_theirs(start) -> None:

@@ -24,7 +24,7 @@ use youquanti_frames::MailboxStream;
 use youquanti_models::CameraId;
 
 pub use markers::MarkerQuery;
-pub use streams::{LslError, Streams};
+pub use streams::{LslError, Streams, quiet};
 
 use order::Place;
 

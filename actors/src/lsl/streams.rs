@@ -174,7 +174,7 @@ impl Pair {
 impl Open {
     fn new(plan: &Arc<LslPlan>, plane: &DataPlane, sinks: &MarkerSinks) -> Result<Self, LslError> {
         let lsl = Lsl::load()?;
-        configure(lsl);
+        quiet(lsl);
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let declared = declare(plan, plane, &host);
         let own: Vec<String> = declared.values().map(|stream| stream.source_id.clone()).collect();
@@ -487,7 +487,7 @@ fn owner(people: &[Person], meta: &FrameMeta, body: &BodyPose) -> Option<usize> 
 }
 
 /// Where people configure liblsl themselves, theirs holds; else it is quiet, for its log is not ours.
-fn configure(lsl: Lsl) {
+pub fn quiet(lsl: Lsl) {
     let home = std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join("lsl_api/lsl_api.cfg"));
     let files = ["lsl_api.cfg".into(), "/etc/lsl_api/lsl_api.cfg".into()].into_iter().chain(home);
     if std::env::var_os("LSLAPICFG").is_none() && !files.into_iter().any(|file| file.exists()) {
