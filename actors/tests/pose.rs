@@ -4,6 +4,7 @@
 
 mod session_stub;
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,7 +14,7 @@ use youquanti_actors::fault;
 use youquanti_actors::ledger::{Consumer, ConsumerSnapshot, DropReason};
 use youquanti_actors::pose::{PosePlan, Seek};
 use youquanti_actors::session::{SessionHandle, StartError};
-use youquanti_actors::session_file::SessionReader;
+use youquanti_actors::session_file::{Opened, SessionReader, recover};
 use youquanti_models::{BodyPose, Frame, FramePose, POSE_POINT_COUNT, PipelineError};
 
 /// Fault points are the process's: one session at a time.
@@ -105,6 +106,32 @@ fn every_frame_that_was_looked_at_has_a_row_with_a_body_or_without() {
             assert!(row.score.is_nan() && flat.iter().all(|value| value.is_nan()));
         }
     }
+}
+
+#[test]
+fn bodies_of_a_file_that_was_cut_off_are_recovered() {
+    let _serial = serially();
+    let source = Source::new(Pace::Real);
+    let mut setup = Setup::new(&[&source], Stub::free());
+    setup.plan.pose = Some(Seeker::free().plan());
+    let session = setup.start();
+    one_by_one(&session, &source, 7);
+    let committed = || SessionReader::open(&setup.file()).map_or(0, |file| file.pose_count(0));
+    until("all is safe", || committed() == 7);
+    // As a kill leaves it.
+    let cut_off = setup.dir.path().join("cut.h5");
+    std::fs::copy(setup.file(), &cut_off).unwrap();
+    let finished = setup.dir.path().join("finished.h5");
+    let recovery = recover(&cut_off, &finished, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    assert_eq!(recovery.lost, [""; 0]);
+    let (before, after) =
+        (SessionReader::open(&setup.file()).unwrap(), SessionReader::open(&finished).unwrap());
+    assert_eq!((after.opened(), after.has_pose(), after.pose_count(0)), (Opened::Plain, true, 7));
+    let even =
+        |file: &SessionReader| file.pose_points(0, 0..7).unwrap().into_iter().step_by(2).collect::<Vec<_>>();
+    assert_eq!(even(&after), even(&before));
+    drop((before, after));
+    setup.finish(session);
 }
 
 #[test]

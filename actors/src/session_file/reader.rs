@@ -299,6 +299,11 @@ impl SessionReader {
         Ok(flat.as_chunks::<4>().0.as_chunks::<4>().0.to_vec())
     }
 
+    /// Whether bodies were sought.
+    pub fn has_pose(&self) -> bool {
+        self.cameras.iter().any(|facts| self.committed.contains_key(&camera_path(facts, POSE)))
+    }
+
     /// Committed frames of a camera that were looked at for a body; 0 for a camera that there is not, and where none was sought.
     pub fn pose_count(&self, camera: usize) -> u64 {
         self.cameras.get(camera).map_or(0, |facts| self.rows_of(&camera_path(facts, POSE)))
