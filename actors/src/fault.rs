@@ -14,7 +14,7 @@ pub use armed::{Armed, Hang, arm, hang, point};
 #[cfg(feature = "testing")]
 mod armed {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
     /// What happens at a point.
@@ -68,7 +68,7 @@ mod armed {
 
     /// Makes the point `name` hang once, until this is dropped.
     pub fn hang(name: &'static str) -> Hang {
-        let (until, hanging) = channel();
+        let (until, hanging) = sync_channel(0);
         Hang { armed: add(name, 0, Fault::Hang(hanging)), _until: until }
     }
 
@@ -77,7 +77,7 @@ mod armed {
     #[must_use = "dropped at once, it holds nobody up"]
     pub struct Hang {
         armed: Armed,
-        _until: Sender<()>,
+        _until: SyncSender<()>,
     }
 
     impl Hang {

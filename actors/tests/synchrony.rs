@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
 
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -279,7 +279,7 @@ fn stamps_that_leap_do_no_harm() {
 }
 
 /// Keeps events.
-struct Told(Sender<Event>);
+struct Told(SyncSender<Event>);
 
 impl Actor for Told {
     type Context = Context<Self>;
@@ -308,7 +308,7 @@ impl Handler<Report> for Deaf {
 
 #[test]
 fn windows_that_are_due_while_one_is_computed_are_left_out_and_that_is_said_once_in_a_row() {
-    let (told, events) = channel();
+    let (told, events) = sync_channel(100);
     System::new().block_on(async {
         let sink = Told(told).start();
         let lifeline = Lifeline::new(Deaf.start().recipient(), ChildId::Synchrony, 0, Arc::default(), false);

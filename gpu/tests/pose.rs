@@ -3,6 +3,8 @@
 //! The two differ for two reasons: MediaPipe refines each point with a heat map, which the converted network does not have, and samples
 //! pictures at 1/32 of a pixel, which moves the region by a pixel. Regions here are about 950 pixels long.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use common::Rgb;
