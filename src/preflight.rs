@@ -243,7 +243,7 @@ fn shared_memory(config: &Config, problems: &mut Vec<Problem>) {
             let previews = preview.as_ref().map_or(0, |plan| {
                 segment_bytes_with_results(plan.slots, &plan.layout_for(&layout), plan.max_faces)
             });
-            let slots = ring_slots(camera.slots.get() as usize, preview.is_some());
+            let slots = ring_slots(camera.slots.get() as usize, preview.is_some(), config.pose.enabled);
             Some(segment_bytes(slots, &layout) + previews)
         })
         .sum();
@@ -261,17 +261,23 @@ fn shared_memory(config: &Config, problems: &mut Vec<Problem>) {
 
 /// What runs the networks on the processor, and the networks themselves; what GPUs need was looked at when they were chosen.
 fn networks(config: &Config, backend: &Backend, problems: &mut Vec<Problem>) {
-    if backend.engine == Engine::Cpu
-        && let Err(error) = gpu::runtime::load()
-    {
-        let remedy = "run `make setup`, name the library in YOUQUANTI_ONNXRUNTIME, or record without seeking \
-                      faces: backend = \"none\"";
-        problems.push(config.problem("pipeline.backend", &format!("cannot run: {error}"), remedy));
+    if let Err(error) = gpu::runtime::load() {
+        if backend.engine == Engine::Cpu {
+            let remedy = "run `make setup`, name the library in YOUQUANTI_ONNXRUNTIME, or record without seeking \
+                          faces: backend = \"none\"";
+            problems.push(config.problem("pipeline.backend", &format!("cannot run: {error}"), remedy));
+        } else if config.pose.enabled {
+            let remedy =
+                "run `make setup`, name the library in YOUQUANTI_ONNXRUNTIME, or do without: enabled = false";
+            problems.push(config.problem("pose.enabled", &format!("cannot be: {error}"), remedy));
+        }
     }
     let Some(models) = &config.pipeline.model_dir else { return };
     let detector = wiring::detector(&config.pipeline);
     let checked = processors(config, backend).into_iter();
     let errors = checked.flat_map(|processor| gpu::check_networks(processor, detector, models));
+    let of_pose = config.pose.enabled.then(|| gpu::cpu::pose::check_networks(models));
+    let errors = errors.chain(of_pose.into_iter().flatten());
     // Processors have networks in common.
     for error in errors.map(|error| with_causes(&error)).collect::<BTreeSet<_>>() {
         let remedy = "put the right file there, or remove model_dir to use the networks inside the program";
@@ -362,7 +368,8 @@ fn bytes_per_second(config: &Config) -> f64 {
         SourceConfig::File(file) => file.fps.map_or(30.0, |fps| fps.get()),
         SourceConfig::V4l2(camera) => camera.fps.get(),
     };
-    config.cameras.iter().map(|camera| session_file::bytes_per_second(fps(&camera.source), faces)).sum()
+    let pose = config.pose.enabled;
+    config.cameras.iter().map(|camera| session_file::bytes_per_second(fps(&camera.source), faces, pose)).sum()
 }
 
 #[cfg(test)]

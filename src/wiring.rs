@@ -15,6 +15,7 @@ use youquanti_actors::discovery;
 use youquanti_actors::lsl::{LslPlan, MarkerQuery};
 use youquanti_actors::pipeline::{BoxedPipeline, BuildError, BuildPipeline, PipelinePlan};
 use youquanti_actors::plane::{CameraPlan, DataPlane, OpenDevice};
+use youquanti_actors::pose::{PosePlan, Seek};
 use youquanti_actors::preview::PreviewPlan;
 use youquanti_actors::recorder::{OnFailure, RecordingPlan, RecordingRequest};
 use youquanti_actors::session::SessionPlan;
@@ -67,6 +68,7 @@ pub(crate) fn plan(
         lsl: config.lsl.enabled.then(|| lsl(config)),
         synchrony: config.synchrony.enabled.then(|| synchrony(config)),
         preview: config.preview.enabled.then(|| preview(config)),
+        pose: config.pose.enabled.then(|| pose(config)),
         discovery_dir: Some(discovery::default_folder()),
         restarts: RestartPolicy {
             max_restarts: config.supervision.restarts_per_minute.get() as usize,
@@ -97,6 +99,7 @@ fn lsl(config: &Config) -> LslPlan {
         native: lsl.profile != config::LslProfile::Youquantipy,
         youquantipy: lsl.profile != config::LslProfile::Youquanti,
         mesh: lsl.mesh,
+        pose: config.pose.enabled,
         quality: lsl.quality,
         participants: config.participants.expected.map_or(0, |expected| expected.get() as u16),
         participant_names: participant_names(config),
@@ -120,6 +123,19 @@ pub(crate) fn preview(config: &Config) -> PreviewPlan {
         draw: Arc::new(|| {
             let mut previewer = gpu::cpu::preview::Previewer::default();
             Box::new(move |picture, to, out| Ok(previewer.draw(picture, to, out)?))
+        }),
+    }
+}
+
+/// How bodies are sought: on the processor, whatever seeks faces.
+fn pose(config: &Config) -> PosePlan {
+    let folder = config.pipeline.model_dir.clone();
+    PosePlan {
+        networks: gpu::cpu::pose::networks(),
+        seek: Arc::new(move || {
+            let mut seeker = gpu::cpu::pose::PoseSeeker::new(folder.as_deref())?;
+            let seek: Seek = Box::new(move |frame| seeker.look(frame));
+            Ok(seek)
         }),
     }
 }

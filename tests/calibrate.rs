@@ -120,6 +120,7 @@ fn what_cannot_be_filmed_with_is_told_at_once() {
     check("scene = { pace = \"fast\" }", &with("eye"), 2, &["does not run in real time", "pace = \"real\""]);
     check("scene = { fps = 0 }", &with("eye"), 2, &["c.toml:", "fps"]);
     check(SCENE, &["eye", "--config", "c.toml", "--yes"], 2, &["standard error is no terminal", "--screen"]);
+    check(SCENE, &[&with("eye")[..], &["--lsl"]].concat(), 2, &["--lsl", "another program shows the code"]);
     check(
         SCENE,
         &["no \"such\" device", "--screen", "external"],

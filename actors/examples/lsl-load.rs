@@ -14,7 +14,6 @@ use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -126,6 +125,7 @@ impl Options {
         let cpu = cpu_seconds()? - cpu_before;
         let wall = report.stopped_at.saturating_since(began).as_secs_f64();
         let counts = &session.plane().stream_counts;
+        let figures = counts.figures(&session.plane().ledger.snapshot());
         let received: Vec<Received> = readers
             .iter_mut()
             .map(|reader| Ok(serde_json::from_str(&line_of(reader)?)?))
@@ -136,13 +136,13 @@ impl Options {
         println!(
             "{:#}",
             json!({
-                "rows_sent": counts.rows.load(Relaxed),
+                "rows_sent": figures.rows,
                 "samples_received": received.iter().map(|all| all.values().map(|of| of.2).sum::<u64>()).collect::<Vec<_>>(),
                 "samples_missing": missing,
-                "late": counts.late.load(Relaxed),
-                "frames_lost": counts.frames_lost.load(Relaxed),
-                "results_lost": counts.results_lost.load(Relaxed),
-                "events_lost": counts.events_lost.load(Relaxed),
+                "late": figures.late,
+                "frames_lost": figures.frames_lost,
+                "results_lost": figures.results_lost,
+                "events_lost": figures.events_lost,
                 "frame_ms": { "p50": quantile(0.5), "p99": quantile(0.99), "max": quantile(1.0) },
                 "cpu_share": cpu / wall,
                 "seconds": wall,
@@ -179,6 +179,7 @@ impl Options {
             native: self.profile != "youquantipy",
             youquantipy: self.profile != "youquanti",
             mesh: self.mesh,
+            pose: false,
             quality: self.quality,
             participants: self.participants,
             participant_names: Vec::new(),
@@ -214,6 +215,7 @@ impl Options {
             },
             pipeline_timeout: Duration::from_secs(10),
             preview: None,
+            pose: None,
             discovery_dir: None,
             ring_dir: dir,
             trace_dir: None,

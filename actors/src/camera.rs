@@ -282,6 +282,7 @@ impl Open {
         let video = line.video.as_ref().filter(|video| video.is_wanted());
         let to_video = video.map(|video| (video, plane.ledger.offered(id, Consumer::Video)));
         let preview = plane.preview().map(|_| plane.ledger.offered(id, Consumer::Preview));
+        let to_pose = plane.pose().map(|_| plane.ledger.offered(id, Consumer::Pose));
         let slot = if meta.flags.contains(FrameFlags::DAMAGED) {
             Err(DropReason::Damaged)
         } else if meta.flags.contains(FrameFlags::NO_SLOT) {
@@ -293,7 +294,11 @@ impl Open {
             Ok(slot) => {
                 let frame = slot.freeze(meta, captured.bytes_used);
                 let shared = to_video.map(|(video, ticket)| (video, ticket, frame.clone()));
+                let posed = to_pose.map(|ticket| Delivery { frame: frame.clone(), ticket, preview: None });
                 line.send(Delivery { frame, ticket: to_pipeline, preview });
+                if let Some(delivery) = posed {
+                    line.send_pose(delivery);
+                }
                 if let Some((video, ticket, frame)) = shared
                     && let Err(refused) = video.frames.send(VideoFrame { frame, ticket, life: self.life })
                 {
@@ -301,8 +306,8 @@ impl Open {
                 }
             }
             Err(reason) => {
-                let tickets =
-                    to_video.map(|(_, ticket)| ticket).into_iter().chain(preview).chain([to_pipeline]);
+                let tickets = to_video.map(|(_, ticket)| ticket).into_iter();
+                let tickets = tickets.chain(preview).chain(to_pose).chain([to_pipeline]);
                 tickets.for_each(|ticket: Ticket| ticket.dropped(reason));
             }
         }
@@ -310,8 +315,11 @@ impl Open {
         if let Err(refused) = line.index.send(IndexEntry { meta, ticket: to_index }) {
             refused.ticket.dropped(DropReason::Full);
         }
-        if plane.wants_stream_facts.load(Ordering::Relaxed) && line.stream_facts.send(meta).is_err() {
-            plane.stream_counts.frames_lost.fetch_add(1, Ordering::Relaxed);
+        if plane.wants_stream_facts.load(Ordering::Relaxed) {
+            let ticket = plane.ledger.offered(id, Consumer::Streams);
+            if let Err(refused) = line.stream_facts.send(IndexEntry { meta, ticket }) {
+                refused.ticket.dropped(DropReason::Full);
+            }
         }
     }
 }

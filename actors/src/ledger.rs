@@ -22,11 +22,25 @@ pub enum Consumer {
     Video,
     /// The live preview, where it is made: the newest analysed frame wins.
     Preview,
+    /// What looks for bodies, where it is asked for: the newest frame wins.
+    Pose,
+    /// Streams over LSL, once they are made: every frame has its rows.
+    Streams,
+    /// The same for what was found in frames, faces and bodies each by themselves: it is in the frame's rows.
+    StreamResults,
 }
 
 impl Consumer {
     /// All consumers, in the order of the file.
-    pub const ALL: [Consumer; 4] = [Consumer::Pipeline, Consumer::Index, Consumer::Video, Consumer::Preview];
+    pub const ALL: [Consumer; 7] = [
+        Consumer::Pipeline,
+        Consumer::Index,
+        Consumer::Video,
+        Consumer::Preview,
+        Consumer::Pose,
+        Consumer::Streams,
+        Consumer::StreamResults,
+    ];
 
     /// Those that every captured frame is meant for.
     pub const ALWAYS: [Consumer; 2] = [Consumer::Pipeline, Consumer::Index];
@@ -38,6 +52,9 @@ impl Consumer {
             Consumer::Index => "index",
             Consumer::Video => "video",
             Consumer::Preview => "preview",
+            Consumer::Pose => "pose",
+            Consumer::Streams => "streams",
+            Consumer::StreamResults => "stream_results",
         }
     }
 }
@@ -64,11 +81,13 @@ pub enum DropReason {
     Unfinished,
     /// The consumer takes fewer frames a second than the camera sends.
     NotWanted,
+    /// It came after the consumer had to go on without it.
+    Late,
 }
 
 impl DropReason {
     /// All reasons, in the order of the file.
-    pub const ALL: [DropReason; 9] = [
+    pub const ALL: [DropReason; 10] = [
         DropReason::NoSlot,
         DropReason::Replaced,
         DropReason::Full,
@@ -78,6 +97,7 @@ impl DropReason {
         DropReason::Crashed,
         DropReason::Unfinished,
         DropReason::NotWanted,
+        DropReason::Late,
     ];
 
     /// Name in the session file, metrics and reports.
@@ -92,6 +112,7 @@ impl DropReason {
             DropReason::Crashed => "crashed",
             DropReason::Unfinished => "unfinished",
             DropReason::NotWanted => "not_wanted",
+            DropReason::Late => "late",
         }
     }
 }
@@ -255,6 +276,11 @@ impl ConsumerSnapshot {
     /// Frames that the consumer has dealt with or will never have.
     pub fn settled(&self) -> u64 {
         self.delivered + self.dropped_total()
+    }
+
+    /// Frames dropped for this reason.
+    pub fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.dropped[reason as usize]
     }
 
     /// Frames dropped for any reason.

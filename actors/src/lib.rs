@@ -23,6 +23,7 @@ pub mod outputs;
 pub mod participants;
 pub mod pipeline;
 pub mod plane;
+pub mod pose;
 pub mod preview;
 pub mod recorder;
 pub mod session;

@@ -9,13 +9,15 @@ use std::sync::Arc;
 use actix::prelude::*;
 use serde::Serialize;
 use youquanti_frames::FrameHandle;
-use youquanti_models::{CameraId, Frame, FrameFaces, FrameMeta, ParticipantId, Picture, Timestamp, TrackId};
+use youquanti_models::{
+    CameraId, Frame, FrameFaces, FrameMeta, FramePose, ParticipantId, Picture, Timestamp, TrackId,
+};
 
 use crate::ledger::{DropReason, Ticket};
 use crate::participants::RosterUpdate;
 use crate::synchrony::SynchronyWindow;
 
-/// A frame on its way to the pipeline. Dropping it frees the slot and settles the ticket.
+/// A frame on its way to the pipeline, or to the pose actor. Dropping it frees the slot and settles the ticket.
 #[derive(Debug)]
 pub struct Delivery {
     /// Pixels in the camera's own format and stride.
@@ -59,7 +61,7 @@ impl Frame for Delivery {
     }
 }
 
-/// A frame on its way to the recorder's index: facts only, so it never holds a slot.
+/// A frame on its way to the recorder's index or to the streams: facts only, so it never holds a slot.
 #[derive(Debug)]
 pub struct IndexEntry {
     /// The frame's facts.
@@ -81,6 +83,21 @@ pub struct FacesNamed {
     pub faces: Arc<FrameFaces>,
     /// Who they are, and what changed with this frame.
     pub update: Arc<RosterUpdate>,
+}
+
+/// A frame was looked at for a body. Sent once for each, in the camera's order; faces of the same frame may come before or after.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "()")]
+pub struct PoseFound(pub Arc<FramePose>);
+
+/// What was found in a frame, on its way to the streams. Dropping it settles the ticket.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Streamed<T> {
+    /// Faces or a body.
+    pub found: T,
+    /// Counts what became of it.
+    pub ticket: Ticket,
 }
 
 /// A window of synchrony is computed. Sent once for each, in their order.
@@ -271,6 +288,8 @@ pub enum ChildId {
     Lsl,
     /// Live pictures in shared memory.
     Preview,
+    /// Bodies.
+    Pose,
 }
 
 impl fmt::Display for ChildId {
@@ -284,6 +303,7 @@ impl fmt::Display for ChildId {
             ChildId::Video(id) => write!(f, "video {id}"),
             ChildId::Lsl => f.write_str("lsl"),
             ChildId::Preview => f.write_str("preview"),
+            ChildId::Pose => f.write_str("pose"),
         }
     }
 }

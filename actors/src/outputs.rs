@@ -9,11 +9,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use actix::prelude::*;
 use tracing::debug;
+use youquanti_models::CameraId;
 
 use crate::child::Port;
+use crate::ledger::{Consumer, DropReason};
 use crate::live::Live;
 use crate::lsl::LslActor;
-use crate::messages::{CameraGap, Event, FacesNamed, SynchronyFound};
+use crate::messages::{CameraGap, Event, FacesNamed, PoseFound, Streamed, SynchronyFound};
 use crate::plane::DataPlane;
 use crate::recorder::RecorderActor;
 use crate::stats::StreamCounts;
@@ -32,7 +34,7 @@ pub struct Outputs {
     pub stream_counts: Arc<StreamCounts>,
     /// How alike the participants' faces move, if that is asked for.
     pub synchrony: Port<SynchronyActor>,
-    /// Where the frames are that the preview shows with what was found in them.
+    /// Where the frames are that the preview shows with what was found in them, and the ledger.
     pub plane: Option<Arc<DataPlane>>,
 }
 
@@ -44,11 +46,7 @@ impl Outputs {
         if let Some(plane) = &self.plane {
             plane.camera(faces.faces.meta.camera).named(&faces);
         }
-        if let Some(lsl) = self.lsl.get()
-            && lsl.try_send(faces.clone()).is_err()
-        {
-            self.stream_counts.results_lost.fetch_add(1, Relaxed);
-        }
+        self.stream(faces.faces.meta.camera, &faces);
         if let Some(recorder) = self.recorder.get()
             && recorder.send(faces.clone()).await.is_err()
         {
@@ -58,6 +56,33 @@ impl Outputs {
             && synchrony.send(faces).await.is_err()
         {
             debug!("synchrony is away and misses a frame");
+        }
+    }
+
+    /// Hands what was found in a frame to the streams, if there are any. What they cannot take is counted.
+    fn stream<T: Clone + Send + 'static>(&self, camera: CameraId, found: &T)
+    where
+        LslActor: Handler<Streamed<T>>,
+    {
+        let Some((lsl, plane)) = self.lsl.get().zip(self.plane.as_ref()) else { return };
+        let ticket = plane.ledger.offered(camera, Consumer::StreamResults);
+        match lsl.try_send(Streamed { found: found.clone(), ticket }) {
+            Ok(()) => {}
+            Err(SendError::Full(refused)) => refused.ticket.dropped(DropReason::Full),
+            // Until its next life comes, or the session's end.
+            Err(SendError::Closed(refused)) => refused.ticket.dropped(DropReason::Crashed),
+        }
+    }
+
+    /// Hands what was found of a body to everybody. The recorder is waited for; what the streams cannot take is counted.
+    pub async fn pose(self, found: PoseFound) {
+        if self.plane.as_ref().is_some_and(|plane| plane.wants_stream_poses.load(Relaxed)) {
+            self.stream(found.0.meta.camera, &found);
+        }
+        if let Some(recorder) = self.recorder.get()
+            && recorder.send(found).await.is_err()
+        {
+            debug!("the recorder is gone; the session is being stopped");
         }
     }
 

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tokio::sync::watch;
 use youquanti_frames::{Counted, FrameHandle, FrameRing, Latest, MailboxStream, RingError, RingOptions};
 use youquanti_models::{
-    BackendInfo, CameraId, CameraName, Clock, Frame, FrameMeta, PictureLayout, PixelFormat, Timestamp,
+    BackendInfo, CameraId, CameraName, Clock, Frame, PictureLayout, PixelFormat, Timestamp,
 };
 
 use crate::calibration::{KnownOffset, StampOffset};
@@ -21,6 +21,7 @@ use crate::discovery::Discovery;
 use crate::flight::FlightRecorder;
 use crate::ledger::{DropReason, Ledger};
 use crate::messages::{Delivery, FacesNamed, IndexEntry, Preview};
+use crate::pose::PosePlan;
 use crate::preview::PreviewPlan;
 use crate::session_file::FlushReport;
 use crate::stats::{SessionStats, StreamCounts};
@@ -48,10 +49,11 @@ pub struct CameraPlan {
     pub video: Option<VideoPlan>,
 }
 
-/// Slots of a camera's ring of which `own` are for itself and its other consumers.
-pub fn ring_slots(own: usize, has_preview: bool) -> usize {
-    let held = if has_preview { PreviewPlan::HELD } else { 0 };
-    (own + held).min(RingOptions::MOST_SLOTS)
+/// Slots of a camera's ring of which `own` are for itself and its consumers but these two.
+pub fn ring_slots(own: usize, has_preview: bool, has_pose: bool) -> usize {
+    let preview = if has_preview { PreviewPlan::HELD } else { 0 };
+    let pose = if has_pose { PosePlan::HELD } else { 0 };
+    (own + preview + pose).min(RingOptions::MOST_SLOTS)
 }
 
 /// Entries of the frame index that may wait for the recorder, and facts for the streams: at 60 fps more than 15 s.
@@ -119,6 +121,8 @@ pub struct CameraLine {
     pub plan: CameraPlan,
     /// To the pipeline. Filled by [`send`](Self::send).
     pub frames: FrameMailbox,
+    /// To the pose actor, where there is one.
+    pub poses: FrameMailbox,
     /// Frames that have a result, until it is known whose faces they are.
     analysed: Latest<Preview>,
     /// To the preview.
@@ -132,7 +136,7 @@ pub struct CameraLine {
     /// To its video, and from there to the recorder.
     pub video: Option<VideoLine>,
     /// To the streams: each frame's facts, while [`DataPlane::wants_stream_facts`]; beyond its room they are counted as lost.
-    pub stream_facts: Counted<FrameMeta>,
+    pub stream_facts: Counted<IndexEntry>,
     /// Sequence number of the next frame; goes on over restarts.
     pub next_seq: AtomicU64,
     /// Stamp of the last frame, nanoseconds; stamps never go back over restarts either.
@@ -183,15 +187,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl CameraLine {
     fn new(plan: CameraPlan) -> Self {
-        let frames = if plan.lossless {
-            FrameMailbox::Lossless(Counted::new(LOSSLESS_CAPACITY))
-        } else {
-            FrameMailbox::Latest(Latest::new())
+        let mailbox = || match plan.lossless {
+            true => FrameMailbox::Lossless(Counted::new(LOSSLESS_CAPACITY)),
+            false => FrameMailbox::Latest(Latest::new()),
         };
+        let (frames, poses) = (mailbox(), mailbox());
         let video = plan.video.is_some().then(VideoLine::new);
         Self {
             plan,
             frames,
+            poses,
             video,
             analysed: Latest::new(),
             previews: Latest::new(),
@@ -216,6 +221,11 @@ impl CameraLine {
         if let Some(unanalysed) = self.frames.send(delivery) {
             self.show(unanalysed);
         }
+    }
+
+    /// Hands a frame to the pose actor; one that is displaced by it is counted.
+    pub fn send_pose(&self, delivery: Delivery) {
+        self.poses.send(delivery);
     }
 
     /// Notes that the pipeline has a result for a frame, which the preview waits for: [`named`](Self::named) follows.
@@ -287,10 +297,9 @@ impl CameraLine {
             Some(video) if video.is_wanted() => video.frames.poll_ready(cx),
             _ => Poll::Ready(()),
         };
-        match (self.frames.poll_room(cx), self.index.poll_ready(cx), video) {
-            (Poll::Ready(()), Poll::Ready(()), Poll::Ready(())) => Poll::Ready(()),
-            _ => Poll::Pending,
-        }
+        let others = [self.frames.poll_room(cx), self.poses.poll_room(cx), self.index.poll_ready(cx)];
+        let has_room = video.is_ready() && others.iter().all(Poll::is_ready);
+        if has_room { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -310,6 +319,8 @@ pub struct DataPlane {
     pub stream_counts: Arc<StreamCounts>,
     /// Whether cameras send each frame's facts to the streams: from when those are made.
     pub wants_stream_facts: AtomicBool,
+    /// Whether streams want what was found of bodies.
+    pub wants_stream_poses: AtomicBool,
     /// In the order of the cameras' ids.
     pub cameras: Box<[CameraLine]>,
     /// The session's t0, nanoseconds: 0 until all cameras stream and the barrier is opened.
@@ -317,6 +328,7 @@ pub struct DataPlane {
     session_name: String,
     ring_dir: PathBuf,
     preview: OnceLock<PreviewPlan>,
+    pose: OnceLock<PosePlan>,
     discovery: OnceLock<Discovery>,
     recording: Mutex<RecordingPlace>,
 }
@@ -362,11 +374,13 @@ impl DataPlane {
             findings: Findings::default(),
             stream_counts: Arc::default(),
             wants_stream_facts: AtomicBool::new(false),
+            wants_stream_poses: AtomicBool::new(false),
             cameras: cameras.into_iter().map(CameraLine::new).collect(),
             started_at: AtomicU64::new(0),
             session_name,
             ring_dir,
             preview: OnceLock::new(),
+            pose: OnceLock::new(),
             discovery: OnceLock::new(),
             recording: Mutex::default(),
         })
@@ -380,6 +394,16 @@ impl DataPlane {
     /// How previews are made; none: they are not.
     pub fn preview(&self) -> Option<&PreviewPlan> {
         self.preview.get()
+    }
+
+    /// Has bodies looked for in this session's frames. Called once, before any camera runs.
+    pub fn with_pose(&self, plan: PosePlan) {
+        self.pose.get_or_init(|| plan);
+    }
+
+    /// How bodies are sought; none: they are not.
+    pub fn pose(&self) -> Option<&PosePlan> {
+        self.pose.get()
     }
 
     /// Has the segments of this session written to a file that other programs find. Called once, before any camera runs.
@@ -449,7 +473,7 @@ impl DataPlane {
         let line = self.camera(id);
         let options = RingOptions {
             dir: self.ring_dir.clone(),
-            slots: ring_slots(line.plan.slots, self.preview().is_some()),
+            slots: ring_slots(line.plan.slots, self.preview().is_some(), self.pose().is_some()),
             ..RingOptions::new(format!("{}.{}", self.session_name, line.plan.name), opened.layout)
         };
         let (ring, is_new) = lock(&line.ring).ring_for(options)?;
@@ -503,11 +527,13 @@ impl DataPlane {
         Some(first)
     }
 
-    /// Settles frames that no pipeline or preview came for. Called when cameras, pipelines and preview are at rest.
+    /// Settles frames that no pipeline, preview or pose actor came for. Called when all these and the cameras are at rest.
     pub fn settle_frames(&self) {
         for line in &self.cameras {
-            while let Some(rest) = line.frames.try_recv() {
-                rest.dropped(DropReason::Unfinished);
+            for mailbox in [&line.frames, &line.poses] {
+                while let Some(rest) = mailbox.try_recv() {
+                    rest.dropped(DropReason::Unfinished);
+                }
             }
             for mailbox in [&line.analysed, &line.previews] {
                 while let Some(rest) = mailbox.try_recv() {
@@ -536,6 +562,15 @@ impl DataPlane {
     pub fn settle_video(&self) {
         for video in self.cameras.iter().filter_map(|line| line.video.as_ref()) {
             while let Some(rest) = video.frames.try_recv() {
+                rest.ticket.dropped(DropReason::Unfinished);
+            }
+        }
+    }
+
+    /// Settles frames' facts that no streams came for. Called when cameras and streams are at rest.
+    pub fn settle_streams(&self) {
+        for line in &self.cameras {
+            while let Some(rest) = line.stream_facts.try_recv() {
                 rest.ticket.dropped(DropReason::Unfinished);
             }
         }

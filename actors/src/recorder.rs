@@ -31,7 +31,8 @@ use crate::child::{Lifeline, caught};
 use crate::fault;
 use crate::ledger::{CameraSnapshot, Consumer, DropReason, LedgerSnapshot};
 use crate::messages::{
-    CameraGap, Event, EventKind, FacesNamed, IndexEntry, Markers, ParticipantChange, Shutdown, SynchronyFound,
+    CameraGap, Event, EventKind, FacesNamed, IndexEntry, Markers, ParticipantChange, PoseFound, Shutdown,
+    SynchronyFound,
 };
 use crate::plane::{CameraLine, DataPlane, INDEX_CAPACITY, OpenedCamera, RecordingStatus};
 use crate::session_file::{
@@ -570,6 +571,7 @@ fn create(
             software: &plan.software,
             config_text: &plan.config_text,
             backend: plane.backend().as_ref().unwrap_or(&none),
+            pose: plane.pose().map(|plan| &*plan.networks),
             cameras: &cameras,
             synchrony,
             options: plan.options,
@@ -761,6 +763,19 @@ fn append_participant(
 
 fn camera_name(names: &[String], id: CameraId) -> &str {
     names.get(usize::from(id.0)).map_or("", String::as_str)
+}
+
+impl Handler<PoseFound> for RecorderActor {
+    type Result = ();
+
+    fn handle(&mut self, PoseFound(found): PoseFound, ctx: &mut Self::Context) {
+        self.write(ctx, |file, _, _| {
+            if !file.covers(found.meta.camera, found.meta.seq) {
+                return Ok(());
+            }
+            file.writer.append_pose(&found)
+        });
+    }
 }
 
 impl Handler<SynchronyFound> for RecorderActor {

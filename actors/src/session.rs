@@ -35,6 +35,7 @@ use crate::outputs::Outputs;
 use crate::participants::{ParticipantsActor, Roster};
 use crate::pipeline::{PipelineActor, PipelinePlan};
 use crate::plane::{CameraPlan, DataPlane};
+use crate::pose::{PoseActor, PosePlan};
 use crate::preview::{PreviewActor, PreviewPlan};
 use crate::recorder::{
     BeginRecording, EndRecording, RecorderActor, RecordingFailed, RecordingPlan, RecordingRequest,
@@ -73,13 +74,17 @@ const WATCH_OTHERS: WatchPolicy = WatchPolicy {
     when_hung: WhenHung::Escalate,
 };
 
+/// What streams wait for is liblsl alone, and never for long.
+const WATCH_STREAMS: WatchPolicy =
+    WatchPolicy { silent_for: Duration::from_secs(5), when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
+
 /// A disk that stands still for long costs the video of its camera, and nothing else.
 const WATCH_VIDEO: WatchPolicy = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
 
 /// Longer than an encoder may stand still, so that it is the video that says so.
 const VIDEO_PATIENCE: Duration = Duration::from_secs(15);
 
-/// A session loses nothing else with its previews.
+/// A session loses nothing else with its previews or with the poses of bodies.
 const WATCH_PREVIEW: WatchPolicy = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
 
 /// How often it is looked whether every camera has sent its first frame, and for how long.
@@ -125,6 +130,8 @@ pub struct SessionPlan {
     pub lsl: Option<LslPlan>,
     /// How live pictures are made; none without it.
     pub preview: Option<PreviewPlan>,
+    /// How bodies are sought; they are not without it.
+    pub pose: Option<PosePlan>,
     /// Folder in which other programs find this session's shared memory; not announced without it.
     pub discovery_dir: Option<PathBuf>,
     /// How cameras and pipelines are restarted.
@@ -170,6 +177,12 @@ pub enum StartError {
     #[error("recording cannot start: {cause}")]
     Recording {
         /// What the recorder said.
+        cause: String,
+    },
+    /// What looks for bodies cannot be made.
+    #[error("bodies cannot be sought: {cause}")]
+    Pose {
+        /// What it said.
         cause: String,
     },
     /// Streams cannot be made.
@@ -535,9 +548,13 @@ impl Cast {
             let make = move |lifeline| LslActor::new(lsl, plane, streams, sinks, lifeline);
             port.born(start_on_thread("yq-lsl", lifeline, make))
         });
-        // Streams never end a session.
-        let watch = WatchPolicy { when_hung: WhenHung::Suspend, ..WATCH_OTHERS };
-        ChildSpec { id: ChildId::Lsl, policy: plan.restarts, watch, may_be_missing: false, factory }
+        ChildSpec {
+            id: ChildId::Lsl,
+            policy: plan.restarts,
+            watch: WATCH_STREAMS,
+            may_be_missing: false,
+            factory,
+        }
     }
 
     fn preview_spec(plan: &SessionPlan, plane: &Arc<DataPlane>, preview: &PreviewPlan) -> ChildSpec {
@@ -549,6 +566,22 @@ impl Cast {
         });
         ChildSpec {
             id: ChildId::Preview,
+            policy: plan.restarts,
+            watch: WATCH_PREVIEW,
+            may_be_missing: false,
+            factory,
+        }
+    }
+
+    fn pose_spec(&self, plan: &SessionPlan, plane: &Arc<DataPlane>, pose: &PosePlan) -> ChildSpec {
+        let (plane, pose, outputs) = (Arc::clone(plane), pose.clone(), self.outputs.clone());
+        let factory: Factory = Box::new(move |lifeline| {
+            let (plane, pose, outputs) = (Arc::clone(&plane), pose.clone(), outputs.clone());
+            let make = move |lifeline| PoseActor::new(plane, pose, outputs, lifeline);
+            start_on_thread("yq-pose", lifeline, make).map(|(life, _)| life)
+        });
+        ChildSpec {
+            id: ChildId::Pose,
             policy: plan.restarts,
             watch: WATCH_PREVIEW,
             may_be_missing: false,
@@ -629,6 +662,11 @@ impl Cast {
                 .await
                 .map_err(|cause| StartError::Internal { cause })?;
         }
+        if let Some(pose) = &plan.pose {
+            self.start_child(self.pose_spec(plan, plane, pose))
+                .await
+                .map_err(|cause| StartError::Pose { cause })?;
+        }
         let started_at = plane.open_barrier();
         for camera in self.cameras.iter().filter_map(Port::get) {
             // A camera that has just crashed finds the barrier open in its next life.
@@ -665,9 +703,9 @@ impl Cast {
         let mut troubles = Vec::new();
         let lsl = plan.lsl.iter().map(|_| ChildId::Lsl).collect();
         let synchrony = plan.synchrony.iter().map(|_| ChildId::Synchrony).collect();
-        for children in
-            [cameras, pipelines, vec![ChildId::Participants], synchrony, lsl, vec![ChildId::Preview]]
-        {
+        let pose = plan.pose.iter().map(|_| ChildId::Pose).collect();
+        let participants = vec![ChildId::Participants];
+        for children in [cameras, pipelines, pose, participants, synchrony, lsl, vec![ChildId::Preview]] {
             let children: Vec<ChildId> = children;
             let patience = |id| match id {
                 ChildId::Pipeline(_) => PATIENCE.max(plan.pipeline_timeout),
@@ -691,10 +729,14 @@ impl Cast {
         }
         plane.settle_frames();
         plane.settle_video();
+        plane.settle_streams();
         if self.abandoned().await > 0 {
             plane.ledger.give_up(Consumer::Pipeline);
             plane.ledger.give_up(Consumer::Video);
             plane.ledger.give_up(Consumer::Preview);
+            plane.ledger.give_up(Consumer::Pose);
+            plane.ledger.give_up(Consumer::Streams);
+            plane.ledger.give_up(Consumer::StreamResults);
         }
         troubles
     }
@@ -1002,7 +1044,7 @@ impl SessionActor {
                 cameras: camera_reports(&session.plane, &snapshot),
                 imbalances,
                 recordings: std::mem::take(&mut session.recordings),
-                lsl: session.plan.lsl.as_ref().map(|_| session.plane.stream_counts.figures()),
+                lsl: session.plan.lsl.as_ref().map(|_| session.plane.stream_counts.figures(&snapshot)),
                 traces: std::mem::take(&mut session.traces),
             };
             // Whoever started the session may not want the report.
@@ -1436,6 +1478,9 @@ impl SessionHandle {
         let plane = DataPlane::new(clock, name, ring_dir, plan.cameras.clone(), spans);
         if let Some(preview) = &plan.preview {
             plane.with_preview(preview.clone());
+        }
+        if let Some(pose) = &plan.pose {
+            plane.with_pose(pose.clone());
         }
         if let Some(folder) = &plan.discovery_dir {
             match Discovery::new(folder, &plan.name, plane.clock.now(), plane.clock.utc()) {

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::ledger::{Consumer, DropReason, LedgerSnapshot};
+
 const BUCKETS: usize = 128;
 const BUCKETS_PER_DOUBLING: f64 = 6.0;
 
@@ -85,7 +87,8 @@ fn middle_micros(bucket: usize) -> f64 {
     LatencyHistogram::FIRST_MICROS * ((bucket as f64 + 0.5) / BUCKETS_PER_DOUBLING).exp2()
 }
 
-/// What became of the rows of the LSL streams and of the markers of others.
+/// What became of the rows of the LSL streams and of the markers of others, as far as the ledger, which counts frames and results, does
+/// not say it.
 #[derive(Debug, Default)]
 pub struct StreamCounts {
     /// Rows of participants that were sent, each once for all streams of the participant.
@@ -94,11 +97,7 @@ pub struct StreamCounts {
     pub row_time: LatencyHistogram,
     /// Rows that came too late to be sent in order.
     pub late: AtomicU64,
-    /// Frames that have no rows, because the streams' mailbox was full.
-    pub frames_lost: AtomicU64,
-    /// Results whose rows say that there was no face, because the actor's mailbox was full.
-    pub results_lost: AtomicU64,
-    /// Events that were not sent, for the same reason.
+    /// Events that were not sent, because the actor's mailbox was full.
     pub events_lost: AtomicU64,
     /// Windows of synchrony that were not sent, for the same reason.
     pub windows_lost: AtomicU64,
@@ -109,13 +108,16 @@ pub struct StreamCounts {
 }
 
 impl StreamCounts {
-    /// The counts now.
-    pub fn figures(&self) -> StreamFigures {
+    /// The counts now, with those of the ledger.
+    pub fn figures(&self, ledger: &LedgerSnapshot) -> StreamFigures {
+        let of =
+            |consumer: Consumer| ledger.cameras.iter().map(move |camera| camera.consumers[consumer as usize]);
+        let results = of(Consumer::StreamResults);
         StreamFigures {
             rows: self.rows.load(Relaxed),
             late: self.late.load(Relaxed),
-            frames_lost: self.frames_lost.load(Relaxed),
-            results_lost: self.results_lost.load(Relaxed),
+            frames_lost: of(Consumer::Streams).map(|frames| frames.dropped_total()).sum(),
+            results_lost: results.map(|r| r.dropped_total() - r.dropped_for(DropReason::Late)).sum(),
             events_lost: self.events_lost.load(Relaxed),
             windows_lost: self.windows_lost.load(Relaxed),
             markers: self.markers.load(Relaxed),
@@ -133,7 +135,7 @@ pub struct StreamFigures {
     pub late: u64,
     /// Frames that have no rows.
     pub frames_lost: u64,
-    /// Results whose rows say that there was no face.
+    /// Results, of faces or bodies, whose rows say that there was none; without those that came too late.
     pub results_lost: u64,
     /// Events that were not sent.
     pub events_lost: u64,

@@ -12,7 +12,9 @@ use std::time::Duration;
 use session_stub::*;
 use youquanti_actors::capture::Pace;
 use youquanti_actors::fault;
+use youquanti_actors::ledger::DropReason;
 use youquanti_actors::lsl::LslPlan;
+use youquanti_actors::messages::{Event, EventKind};
 use youquanti_actors::session::SessionHandle;
 use youquanti_lsl::{Inlet, Lsl, Resolver, Sample, StreamInfo, Values};
 
@@ -41,6 +43,7 @@ fn streaming(setup: &mut Setup, name: &str, participants: u16) {
         native: true,
         youquantipy: false,
         mesh: false,
+        pose: false,
         quality: false,
         participants,
         participant_names: Vec::new(),
@@ -156,7 +159,7 @@ fn a_receiver_sees_the_same_streams_through_all_failures_and_misses_no_frame() {
         }
     }
     // Without a face: the frames that a pipeline panicked in, and results that found the actor gone.
-    let lost = plane.stream_counts.results_lost.load(Relaxed) as usize;
+    let lost = plane.stream_counts.figures(&plane.ledger.snapshot()).results_lost as usize;
     let empty = rows.iter().filter(|row| numbers(row)[52] == 0.0).count();
     let analysed = report.cameras[0].ledger.consumers[0].delivered as usize;
     assert!(
@@ -191,4 +194,56 @@ fn a_stream_actor_that_never_comes_back_costs_nothing_but_the_streams() {
     let (report, inspection) = setup.finish(session);
     assert_eq!(inspection.unwrap().cameras[0].faces, captured * FACES as u64, "all is in the file");
     assert_eq!(report.stop_reason, "test over");
+}
+
+#[test]
+fn a_stream_actor_that_hangs_is_found_and_costs_nothing_but_rows_which_are_in_the_ledger() {
+    let _serial = serially();
+    let lsl = alone();
+    let source = Source::new(Pace::Real);
+    let mut setup = Setup::new(&[&source], Stub::free());
+    streaming(&mut setup, "hangs", 1);
+    let session = setup.start();
+    let events = session.subscribe();
+    let resolver = Resolver::new(lsl, "contains(source_id, '_hangs_')", Duration::from_secs(3600)).unwrap();
+    let before = streams(&resolver, 4);
+    one_by_one(&session, &source, 3);
+    let hang = fault::hang("lsl:faces");
+    until("it hangs", || {
+        one_by_one(&session, &source, 1);
+        hang.hangs()
+    });
+    // Frames are captured, analysed and recorded meanwhile, before it is found and after.
+    let is_found = |event: Event| event.source == "lsl" && event.kind == EventKind::ChildAbandoned;
+    until("it is found", || {
+        one_by_one(&session, &source, 1);
+        events.try_iter().any(is_found)
+    });
+    one_by_one(&session, &source, 20);
+    drop(hang);
+    until("another life has taken its place", || {
+        let rows = session.plane().stream_counts.rows.load(Relaxed);
+        one_by_one(&session, &source, 1);
+        session.plane().stream_counts.rows.load(Relaxed) > rows
+    });
+    assert_eq!(uids(&streams(&resolver, 4)), uids(&before), "no stream was made anew");
+    let captured = camera(&session, 0).captured;
+    let (report, inspection) = setup.finish(session);
+    let inspection = inspection.unwrap();
+    assert_eq!(inspection.cameras[0].faces, captured * FACES as u64, "all is in the file");
+    assert!(report.degraded.iter().any(|reason| reason.starts_with("lsl failed: ")), "{:?}", report.degraded);
+    let [_, _, _, _, _, frames, results] = report.cameras[0].ledger.consumers;
+    assert_eq!((frames.captured, results.captured), (captured, captured));
+    assert!(results.dropped_total() > 0 && results.delivered > 0, "{results:?}");
+    let lsl = report.lsl.unwrap();
+    assert_eq!(
+        (lsl.frames_lost, lsl.results_lost + results.dropped_for(DropReason::Late)),
+        (frames.dropped_total(), results.dropped_total())
+    );
+    // The file says the same.
+    for (name, counts) in [("streams", frames), ("stream_results", results)] {
+        let found = inspection.ledger.iter().find(|ledger| ledger.consumer == name).unwrap();
+        assert_eq!((found.captured, found.delivered), (counts.captured, counts.delivered));
+        assert_eq!(found.dropped.values().sum::<u64>(), counts.dropped_total());
+    }
 }

@@ -113,7 +113,7 @@ fn a_crash_of_the_preview_costs_nobody_else_a_frame() {
         "{:?}",
         report.degraded
     );
-    let [pipeline, index, _, preview] = report.cameras[0].ledger.consumers;
+    let [pipeline, index, _, preview, ..] = report.cameras[0].ledger.consumers;
     assert_eq!((pipeline.delivered, index.delivered), (captured, captured));
     assert_eq!(dropped(&preview, DropReason::Crashed), 1);
 }
@@ -129,7 +129,7 @@ fn viewers_that_keep_every_preview_cost_previews_alone() {
         one_by_one(&session, &source, 1);
         kept.extend(newest(&session));
     }
-    let [pipeline, index, _, preview] = camera(&session, 0).consumers;
+    let [pipeline, index, _, preview, ..] = camera(&session, 0).consumers;
     let (frames, slots) = (PreviewPlan::SLOTS as u64 + 3, PreviewPlan::SLOTS as u64);
     assert_eq!((pipeline.delivered, index.delivered, preview.delivered), (frames, frames, slots));
     assert_eq!(dropped(&preview, DropReason::NoSlot), 3);

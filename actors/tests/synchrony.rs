@@ -2,9 +2,19 @@
 //! what windows of synchrony say of them.
 #![allow(clippy::unwrap_used, reason = "a test's helpers may fail the test")]
 
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use youquanti_actors::synchrony::{Group, Likeness, Synchrony, SynchronyOptions, SynchronyWindow};
+use actix::prelude::*;
+use serde_json::json;
+use youquanti_actors::child::{Lifeline, Report};
+use youquanti_actors::messages::{ChildId, Event, EventKind, FacesNamed, Shutdown};
+use youquanti_actors::outputs::Outputs;
+use youquanti_actors::participants::RosterUpdate;
+use youquanti_actors::synchrony::{
+    Group, Likeness, Synchrony, SynchronyActor, SynchronyOptions, SynchronyWindow,
+};
 use youquanti_models::{
     BLENDSHAPE_COUNT, CameraId, Face, FrameFaces, LANDMARK_COUNT, ParticipantId, Timestamp, TrackId,
 };
@@ -266,4 +276,75 @@ fn stamps_that_leap_do_no_harm() {
         take(&mut synchrony, &frame, &[1, 2], &mut windows);
     }
     assert!(windows.is_empty());
+}
+
+/// Keeps events.
+struct Told(SyncSender<Event>);
+
+impl Actor for Told {
+    type Context = Context<Self>;
+}
+
+impl Handler<Event> for Told {
+    type Result = ();
+
+    fn handle(&mut self, event: Event, _: &mut Self::Context) {
+        self.0.send(event).unwrap();
+    }
+}
+
+/// Takes reports that nobody reads.
+struct Deaf;
+
+impl Actor for Deaf {
+    type Context = Context<Self>;
+}
+
+impl Handler<Report> for Deaf {
+    type Result = ();
+
+    fn handle(&mut self, _: Report, _: &mut Self::Context) {}
+}
+
+#[test]
+fn windows_that_are_due_while_one_is_computed_are_left_out_and_that_is_said_once_in_a_row() {
+    let (told, events) = sync_channel(100);
+    System::new().block_on(async {
+        let sink = Told(told).start();
+        let lifeline = Lifeline::new(Deaf.start().recipient(), ChildId::Synchrony, 0, Arc::default(), false);
+        let actor =
+            SynchronyActor::new(options(), false, Outputs::default(), sink.clone().recipient(), lifeline)
+                .start();
+        let see = async |at_s: f64| {
+            let update = RosterUpdate {
+                participants: vec![Some(ParticipantId(1)), Some(ParticipantId(2))],
+                ..RosterUpdate::default()
+            };
+            let faces = Arc::new(frame(0, at_s, &[0.4 + at_s.sin() / 9.0, 0.4 + at_s.cos() / 9.0]));
+            actor.send(FacesNamed { faces, update: Arc::new(update) }).await.unwrap();
+        };
+        for index in 0..15 * 30 {
+            see(f64::from(index) / 30.0).await;
+        }
+        // Nothing was captured for a while: at the next frame several windows are due at once, twice. Between, there are as many
+        // frames as one window needs that is computed a portion a frame.
+        for again in [25.0, 60.0] {
+            for index in 0..90 {
+                see(again + f64::from(index) / 100.0).await;
+            }
+        }
+        actor.send(Shutdown).await.unwrap();
+        // What was sent before is taken before.
+        let last = Event {
+            at: Timestamp(0),
+            source: "test".to_owned(),
+            kind: EventKind::Marker,
+            detail: json!(null),
+        };
+        sink.send(last).await.unwrap();
+    });
+    let skipped: Vec<_> = events.try_iter().filter(|event| event.kind == EventKind::WindowSkipped).collect();
+    let stamps: Vec<_> = skipped.iter().map(|event| (event.at.0 - START_NS) / 1_000_000_000).collect();
+    assert_eq!(stamps, [25, 60], "{skipped:?}");
+    assert!(skipped.iter().all(|event| event.source == "synchrony" && event.detail["why"].is_string()));
 }

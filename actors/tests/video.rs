@@ -305,7 +305,7 @@ fn an_encoder_that_is_too_slow_costs_video_and_nothing_else() {
     kill_process(child, Signal::CONT).unwrap();
     let (report, inspection) = setup.finish(session);
     assert_eq!(report.degraded, [""; 0], "frames left out of a video are in the ledger, and no failure");
-    let [pipeline, index, video, _] = report.cameras[0].ledger.consumers;
+    let [pipeline, index, video, ..] = report.cameras[0].ledger.consumers;
     assert_eq!((pipeline.delivered, index.delivered, video.captured), (43, 43, 43));
     let refused = dropped(&video, DropReason::Full);
     // Pipes and mailbox hold a few of 600 kB each.

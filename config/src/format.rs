@@ -47,6 +47,8 @@ table! {
         recording: RecordingConfig = {},
         /// What is sent and received over Lab Streaming Layer (LSL).
         lsl: LslConfig = {},
+        /// Bodies.
+        pose: PoseConfig = {},
         /// Live pictures in shared memory, for windows and browsers.
         preview: PreviewConfig = {},
         /// What happens when a part fails.
@@ -373,6 +375,14 @@ impl Value for Vec<MarkersConfig> {
 }
 
 table! {
+    /// Bodies, by MediaPipe's BlazePose on the processor: one in each camera's picture, on as many frames as one thread can take.
+    pub struct PoseConfig {
+        /// Whether they are sought: 33 points of each go to the session's file and, with `lsl.profile = "youquantipy"`, to streams.
+        enabled: bool = false,
+    }
+}
+
+table! {
     /// Live pictures in shared memory, for windows and browsers.
     pub struct PreviewConfig {
         /// Whether they are made.
@@ -570,6 +580,8 @@ pub struct Config {
     pub lsl: LslConfig,
     /// What happens when a part fails.
     pub supervision: SupervisionConfig,
+    /// Bodies.
+    pub pose: PoseConfig,
     /// Live pictures in shared memory.
     pub preview: PreviewConfig,
     /// What is logged.
@@ -616,6 +628,7 @@ impl Config {
             recording: tables.recording,
             lsl: tables.lsl,
             supervision: tables.supervision,
+            pose: tables.pose,
             preview: tables.preview,
             log: tables.log,
             server: tables.server,

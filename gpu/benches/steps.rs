@@ -14,6 +14,7 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use youquanti_gpu::cpu::colour::{self, Jpeg, Part};
 use youquanti_gpu::cpu::network::Network;
+use youquanti_gpu::cpu::pose::PoseSeeker;
 use youquanti_gpu::cpu::preview::Previewer;
 use youquanti_gpu::cpu::shrink::Shrink;
 use youquanti_gpu::cpu::{crop, worker};
@@ -176,5 +177,25 @@ fn whole_pipeline(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(steps, before_the_networks, networks, after_the_networks, whole_pipeline);
+/// A body that is followed, and one that is looked for anew on each frame, because as many seconds pass.
+fn pose(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pose");
+    for (what, step) in [("followed", 1), ("detected", 1000)] {
+        let mut seeker = PoseSeeker::new(None).unwrap();
+        let mut frame = Some(golden::picture("photographer.png").frame(0));
+        let mut seq = 0;
+        group.bench_function(what, |b| {
+            b.iter(|| {
+                seq += step;
+                let shown = frame.take().unwrap().with_seq(seq);
+                let found = seeker.look(&shown).unwrap();
+                frame = Some(shown);
+                found.body.is_some()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(steps, before_the_networks, networks, after_the_networks, whole_pipeline, pose);
 criterion_main!(steps);

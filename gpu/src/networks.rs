@@ -74,7 +74,7 @@ impl Networks {
     }
 }
 
-fn read(id: ModelId, folder: Option<&Path>) -> Result<NetworkBytes, SetupError> {
+pub(crate) fn read(id: ModelId, folder: Option<&Path>) -> Result<NetworkBytes, SetupError> {
     let Some(folder) = folder else {
         return Ok(NetworkBytes { id, onnx: Cow::Borrowed(id.file().bytes) });
     };

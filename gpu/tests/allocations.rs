@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use common::counting::{self, Counting};
 use common::{golden, options};
+use youquanti_gpu::cpu::pose::PoseSeeker;
 use youquanti_gpu::testing::OwnedFrame;
 use youquanti_gpu::{CpuOptions, CpuPipeline};
 use youquanti_models::time::FakeClock;
@@ -49,6 +50,28 @@ fn nothing_is_allocated_per_frame() {
             assert!(detected > 5, "the detector is part of it");
             assert_eq!(counting::taken(), 0, "{}, {threads} threads", format.name());
         }
+    }
+}
+
+#[test]
+fn nothing_is_allocated_per_frame_that_is_looked_at_for_a_body() {
+    let _alone = counting::alone();
+    let picture = golden::picture("photographer.png");
+    for format in [PixelFormat::Rgb24, PixelFormat::Yuyv] {
+        let mut seeker = PoseSeeker::new(None).unwrap_or_else(|error| panic!("{error}"));
+        let mut detected = 0;
+        for index in 0..20 {
+            // Now and then so much time passes that the body is looked for anew.
+            let frame = picture.as_format(format, 0).with_seq(index + index / 4 * 100);
+            let begun = counting::begin(index >= 8);
+            let found = seeker.look(&frame);
+            drop(begun);
+            let found = found.unwrap_or_else(|error| panic!("{error}"));
+            assert!(found.body.is_some());
+            detected += usize::from(found.detector_ran);
+        }
+        assert_eq!(detected, 5);
+        assert_eq!(counting::taken(), 0, "{}", format.name());
     }
 }
 

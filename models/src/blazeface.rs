@@ -1,7 +1,7 @@
-//! BlazeFace, MediaPipe's detectors: letter-box, anchors and decoding.
+//! BlazeFace, MediaPipe's detectors, and BlazePose's, which is built alike: letter-box, anchors and decoding.
 //!
 //! Anchors and decoding follow the options of MediaPipe's `SsdAnchorsCalculator` and
-//! `TensorsToDetectionsCalculator` for these two networks. Never touches pixels.
+//! `TensorsToDetectionsCalculator` for these networks. Never touches pixels.
 
 use crate::detection::{Detection, DetectorKind};
 use crate::geometry::{Affine2, Box2, Roi};
@@ -12,8 +12,8 @@ pub const SCORE_THRESHOLD: f32 = 0.5;
 /// Overlap above which weighted suppression merges, as in MediaPipe's face landmarker.
 pub const NMS_IOU: f32 = 0.5;
 
-/// Numbers a network gives for each anchor: centre, size, six keypoints.
-const VALUES: usize = 16;
+/// Numbers a network gives for each anchor before the keypoints: centre, size.
+const BOX_VALUES: usize = 4;
 
 /// The square of side `max(width, height)` about the picture's centre, seen by the network as a square of
 /// `size` pixels, corner to corner: input pixel i reads picture coordinate `origin + i * side / size`.
@@ -51,9 +51,10 @@ impl Letterbox {
     }
 }
 
-/// One of the two networks: its input size and its anchors.
+/// One of the networks: its input size and its anchors.
 #[derive(Clone, Debug)]
 pub struct BlazeFace {
+    kind: DetectorKind,
     size: u32,
     /// See [`Self::anchors`].
     anchors: Vec<[f32; 2]>,
@@ -62,16 +63,21 @@ pub struct BlazeFace {
 impl BlazeFace {
     /// Short range: 128 × 128, faces of about a sixth of the longer side or more; 896 anchors.
     pub fn short() -> Self {
-        Self::new(128, &[(16, 2), (8, 6)])
+        Self::new(DetectorKind::BlazeFace, 128, &[(16, 2), (8, 6)])
     }
 
     /// Full range: 192 × 192; 2304 anchors.
     pub fn full() -> Self {
-        Self::new(192, &[(48, 1)])
+        Self::new(DetectorKind::BlazeFace, 192, &[(48, 1)])
+    }
+
+    /// Persons: 224 × 224; 2254 anchors.
+    pub fn person() -> Self {
+        Self::new(DetectorKind::BlazePose, 224, &[(28, 2), (14, 2), (7, 6)])
     }
 
     /// `grids`: cells a side and anchors in each cell.
-    fn new(size: u32, grids: &[(u16, usize)]) -> Self {
+    fn new(kind: DetectorKind, size: u32, grids: &[(u16, usize)]) -> Self {
         let mut anchors = Vec::new();
         for &(cells, copies) in grids {
             let center = |i: u16| (f32::from(i) + 0.5) / f32::from(cells);
@@ -81,7 +87,7 @@ impl BlazeFace {
                 }
             }
         }
-        Self { size, anchors }
+        Self { kind, size, anchors }
     }
 
     /// Side of the square input, pixels.
@@ -103,7 +109,7 @@ impl BlazeFace {
     /// Appends what the network sees to `out`, in picture pixels, candidates overlapping: weighted
     /// suppression with [`NMS_IOU`] is the next step.
     ///
-    /// `regressors` holds 16 numbers and `scores` one logit for each anchor; a shorter slice is read as
+    /// `regressors` holds centre, size and keypoints, and `scores` one logit, for each anchor; a shorter slice is read as
     /// far as it goes. Candidates that are not finite or have no area are left out.
     pub fn decode(
         &self,
@@ -113,7 +119,7 @@ impl BlazeFace {
         letterbox: &Letterbox,
         out: &mut Vec<Detection>,
     ) {
-        let (values, _) = regressors.as_chunks::<VALUES>();
+        let values = regressors.chunks_exact(BOX_VALUES + 2 * self.kind.keypoint_count());
         for ((&anchor, &logit), r) in self.anchors.iter().zip(scores).zip(values) {
             let score = sigmoid(logit);
             // Written so that NaN is left out.
@@ -126,23 +132,16 @@ impl BlazeFace {
         }
     }
 
-    fn decode_one(
-        &self,
-        [ax, ay]: [f32; 2],
-        r: &[f32; VALUES],
-        score: f32,
-        letterbox: &Letterbox,
-    ) -> Detection {
+    fn decode_one(&self, [ax, ay]: [f32; 2], r: &[f32], score: f32, letterbox: &Letterbox) -> Detection {
         let scale = 1.0 / self.size as f32;
         let point = |x: f32, y: f32| letterbox.to_picture([x * scale + ax, y * scale + ay]);
         let [cx, cy] = point(r[0], r[1]);
         let [width, height] = [r[2], r[3]].map(|v| v * scale * letterbox.side);
-        Detection {
-            kind: DetectorKind::BlazeFace,
-            score,
-            bbox: Box2::from_center(cx, cy, width, height),
-            keypoints: std::array::from_fn(|k| point(r[4 + 2 * k], r[5 + 2 * k])),
+        let mut keypoints = [[0.0; 2]; 6];
+        for (keypoint, &[x, y]) in keypoints.iter_mut().zip(r[BOX_VALUES..].as_chunks::<2>().0) {
+            *keypoint = point(x, y);
         }
+        Detection { kind: self.kind, score, bbox: Box2::from_center(cx, cy, width, height), keypoints }
     }
 }
 
@@ -157,6 +156,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Numbers a face network gives for each anchor.
+    const VALUES: usize = 16;
+
     #[test]
     fn anchors_in_the_networks_order() {
         let (short, full) = (BlazeFace::short(), BlazeFace::full());
@@ -168,6 +170,10 @@ mod tests {
         check(&short, 512, [0.5 / 8.0, 0.5 / 8.0]);
         check(&short, 895, [7.5 / 8.0, 7.5 / 8.0]);
         check(&full, 49, [1.5 / 48.0, 1.5 / 48.0]);
+        let person = BlazeFace::person();
+        assert_eq!(person.anchor_count(), 2254);
+        check(&person, 1568, [0.5 / 14.0, 0.5 / 14.0]);
+        check(&person, 2253, [6.5 / 7.0, 6.5 / 7.0]);
     }
 
     #[test]
@@ -226,6 +232,7 @@ mod tests {
             let mut out = Vec::new();
             let letterbox = Letterbox::new(1279, 721, 128);
             BlazeFace::short().decode(&values, &logits, SCORE_THRESHOLD, &letterbox, &mut out);
+            BlazeFace::person().decode(&values, &logits, SCORE_THRESHOLD, &letterbox, &mut out);
             prop_assert!(out.iter().all(|d| d.is_sound() && (0.5..=1.0).contains(&d.score)));
         }
     }

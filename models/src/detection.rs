@@ -1,6 +1,7 @@
-//! What a face detector says of one face, whichever detector it is.
+//! What a detector says of one face or person, whichever detector it is.
 
 use crate::geometry::{Box2, Roi};
+use crate::pose;
 
 /// Which detector a detection is from: it decides the meaning of keypoints and the ROI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -9,6 +10,9 @@ pub enum DetectorKind {
     BlazeFace,
     /// Five keypoints: right eye, left eye (the subject's), nose tip, right and left mouth corner.
     YuNet,
+    /// Of a person, four keypoints: mid-hip, a point on the circle about the whole body, mid-shoulder, a point on the circle
+    /// about the upper body.
+    BlazePose,
 }
 
 impl DetectorKind {
@@ -17,11 +21,12 @@ impl DetectorKind {
         match self {
             Self::BlazeFace => 6,
             Self::YuNet => 5,
+            Self::BlazePose => 4,
         }
     }
 }
 
-/// One detected face, pixels of the picture.
+/// One detected face or person, pixels of the picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Detection {
     /// Which detector saw it.
@@ -35,19 +40,19 @@ pub struct Detection {
 }
 
 impl Detection {
-    /// The subject's right eye: on the picture's left in a frontal face.
+    /// Of a face, the subject's right eye: on the picture's left in a frontal face.
     pub fn right_eye(&self) -> [f32; 2] {
         self.keypoints[0]
     }
 
-    /// The subject's left eye.
+    /// Of a face, the subject's left eye.
     pub fn left_eye(&self) -> [f32; 2] {
         self.keypoints[1]
     }
 
-    /// The region that the landmark network should see: the box's centre, turned so that the eyes are
+    /// The region that the landmark network should see. Of a face: the box's centre, turned so that the eyes are
     /// level. BlazeFace: 1.5 times the box, not squared first (MediaPipe). YuNet: a square of 1.4 times
-    /// the longer side (measured on both test portraits: the first pass is then within 1 px of the second).
+    /// the longer side (measured on both test portraits: the first pass is then within 1 px of the second). Of a person: see [`crate::pose::roi`].
     pub fn roi(&self) -> Roi {
         let [cx, cy] = self.bbox.center();
         let (width, height) = match self.kind {
@@ -56,6 +61,7 @@ impl Detection {
                 let side = self.bbox.width().max(self.bbox.height()) * 1.4;
                 (side, side)
             }
+            DetectorKind::BlazePose => return pose::roi(self.keypoints[0], self.keypoints[1]),
         };
         let ([rx, ry], [lx, ly]) = (self.right_eye(), self.left_eye());
         Roi { cx, cy, width, height, rotation: (ly - ry).atan2(lx - rx) }

@@ -22,6 +22,10 @@ pub enum ModelId {
     FaceLandmarksCpu,
     /// 52 blendshapes. Rewritten to be fast on CPUs.
     FaceBlendshapes,
+    /// BlazePose's person detector.
+    PoseDetect,
+    /// BlazePose: 33 points of a body.
+    PoseLandmarks,
 }
 
 /// What is known of a network's file. `onnx/models.toml` has where it comes from, its
@@ -54,13 +58,15 @@ macro_rules! model {
 
 /// All networks, in the order of [`ModelId`].
 #[rustfmt::skip]
-pub const MODELS: [ModelFile; 6] = [
+pub const MODELS: [ModelFile; 8] = [
     model!(FaceDetectMulti, "face_detect_multi_v2", "yunet_v2.onnx", "71eae219380041f22c46a0e8d3630d2d69e60ccd9987d4a07dd7bcd91b6923f9"),
     model!(FaceDetectShort, "face_detect_short", "blazeface_short_128.onnx", "5a304520ce934dd9bc9bda726a47999a346a0ca8fcbe388080a3fc5a87326e8f"),
     model!(FaceDetectFull, "face_detect_full", "blazeface_full_192.onnx", "ca8c203b58efd316942f0570f25d59acb9f782b4fbfcfce6462e715021f9a29e"),
     model!(FaceLandmarks, "face_landmarks", "face_landmarks_478.onnx", "b3df5718dbd864bbb9b4b3ff9148c39629f7f14106b3be2bd39fc7803f69325d"),
     model!(FaceLandmarksCpu, "face_landmarks_cpu_v2", "face_landmarks_478_cpu_v2.onnx", "88e3ceac3a9b7ca8d51d4763a270e3fc5abd1ac39ae382322814809f325fe94a"),
     model!(FaceBlendshapes, "face_blendshapes_v2", "face_blendshapes_52_v2.onnx", "47f66eb36627571945daaaa944252eefca06a6b5cf179130d4fe21cb27f724fb"),
+    model!(PoseDetect, "pose_detect", "pose_detect_224.onnx", "c6f319ce3b0c4d954354fc3f99b6ea8e5c66bc8e82d50a3b9d1504cfdd5b4cf6"),
+    model!(PoseLandmarks, "pose_landmarks", "pose_landmarks_33.onnx", "5961a649283ad0b7e5283d35cbf02c888967abefd3fa73c08ce5d72c02b69881"),
 ];
 
 /// Why bytes are not the network they are taken for.

@@ -971,7 +971,7 @@ MODELS = [
         norm="RGB 0..255 (mean and scale are inside the graph), aligned 150x150 face chip, 25 % padding",
         meaning={"descriptor": "128 floats, not normalised; same person if the Euclidean distance is below about 0.6"}),
     dict(
-        id="pose_detect", file="pose_detect_224.onnx", extra=True,
+        id="pose_detect", file="pose_detect_224.onnx",
         title="MediaPipe BlazePose person detector",
         src=("mediapipe", "mediapipe/modules/pose_detection/pose_detection.tflite", SHA["pose_det"]),
         lic=MP_APACHE, kind="tflite", half=True,
@@ -980,7 +980,7 @@ MODELS = [
         meaning={"regressors": "2254 anchors x (cx, cy, w, h, 4 keypoints x,y), pixels of the 224 grid",
                  "scores": "2254 logits; clip to +-100, then sigmoid"}),
     dict(
-        id="pose_landmarks", file="pose_landmarks_33.onnx", extra=True,
+        id="pose_landmarks", file="pose_landmarks_33.onnx",
         title="MediaPipe BlazePose GHUM full, 33 points + 6 auxiliary",
         src=("mediapipe", "mediapipe/modules/pose_landmark/pose_landmark_full.tflite", SHA["pose_lm"]),
         lic=MP_APACHE, kind="tflite", half=True,
@@ -1356,7 +1356,7 @@ def main():
     ap.add_argument("--out", type=Path, default=ONNX)
     ap.add_argument("--work", type=Path, default=None, help="download cache (default: a temporary folder)")
     ap.add_argument("--only", nargs="*", help="model ids")
-    ap.add_argument("--extra", action="store_true", help="also the models left out of the repository (CenterFace, identity, pose)")
+    ap.add_argument("--extra", action="store_true", help="also the models left out of the repository (CenterFace, identity)")
     ap.add_argument("--no-check", action="store_true")
     ap.add_argument("--verify", action="store_true", help="compare files with models.toml and stop")
     a = ap.parse_args()

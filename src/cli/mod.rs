@@ -223,7 +223,10 @@ fn exit_of(error: &SessionError) -> Exit {
         SessionError::Preflight(_)
         | SessionError::Offsets(_)
         | SessionError::Start(
-            StartError::Camera { .. } | StartError::Pipeline { .. } | StartError::Streams { .. },
+            StartError::Camera { .. }
+            | StartError::Pipeline { .. }
+            | StartError::Pose { .. }
+            | StartError::Streams { .. },
         ) => Exit::Missing,
         SessionError::Folder { .. }
         | SessionError::Start(StartError::Recording { .. } | StartError::Rings { .. }) => Exit::Usage,

@@ -349,6 +349,13 @@ fn to_text(report: &SessionReport) -> String {
             text.push_str(&format!("video of {name}: {written} of {offered} frames\n"));
         }
     }
+    for camera in &report.cameras {
+        let pose = &camera.ledger.consumers[Consumer::Pose as usize];
+        if pose.captured > 0 {
+            let (name, looked_at, skipped) = (&camera.name, pose.delivered, pose.dropped_total());
+            text.push_str(&format!("pose in {name}: {looked_at} frames looked at, {skipped} skipped\n"));
+        }
+    }
     for reason in &report.degraded {
         text.push_str(&format!("degraded: {reason}\n"));
     }

@@ -4,7 +4,7 @@
 //! nanoseconds of `CLOCK_MONOTONIC` in columns that end in `_ns`.
 
 use youquanti_actors::session_file::{LATENCY_STAGES, NOT_RUN, TextEntry};
-use youquanti_models::{LANDMARK_COUNT, blendshapes};
+use youquanti_models::{LANDMARK_COUNT, blendshapes, pose};
 
 use super::walk::{Faces, Progress, blocks};
 use super::{ExportError, Source};
@@ -60,7 +60,7 @@ impl Values {
 pub(super) type Block = Vec<(String, Values)>;
 
 /// All tables, in the order in which they are written.
-pub(super) const TABLES: [&str; 16] = [
+pub(super) const TABLES: [&str; 17] = [
     "frames",
     "video",
     "results",
@@ -68,6 +68,7 @@ pub(super) const TABLES: [&str; 16] = [
     "head_pose",
     "blendshapes",
     "landmarks",
+    "pose",
     "synchrony",
     "participants",
     "markers",
@@ -83,10 +84,12 @@ impl Source<'_> {
     /// The tables of this export.
     pub(super) fn tables(&self) -> impl Iterator<Item = &'static str> {
         let has_video = (0..self.reader.cameras().len()).any(|camera| self.reader.video_count(camera) > 0);
+        let has_pose = self.reader.has_pose();
         let has_synchrony = self.inspection.synchrony.is_some();
         TABLES.into_iter().filter(move |&table| match table {
             "landmarks" => self.landmarks,
             "video" => has_video,
+            "pose" => has_pose,
             "synchrony" => has_synchrony,
             _ => true,
         })
@@ -100,12 +103,13 @@ impl Source<'_> {
         each: &mut dyn FnMut(Block) -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
         match table {
-            "frames" | "video" | "results" | "faces" | "head_pose" | "blendshapes" | "landmarks" => {
+            "frames" | "video" | "results" | "faces" | "head_pose" | "blendshapes" | "landmarks" | "pose" => {
                 for (camera, facts) in self.reader.cameras().iter().enumerate() {
                     let rows = match table {
                         "frames" => self.reader.frame_count(camera),
                         "video" => self.reader.video_count(camera),
                         "results" => self.reader.result_count(camera),
+                        "pose" => self.reader.pose_count(camera),
                         _ => self.reader.face_count(camera),
                     };
                     // An empty one first, for a table without rows.
@@ -115,6 +119,7 @@ impl Source<'_> {
                             "frames" => self.frames(camera, &facts.name, range)?,
                             "video" => self.video(camera, &facts.name, range)?,
                             "results" => self.results(camera, &facts.name, range)?,
+                            "pose" => self.pose(camera, &facts.name, range)?,
                             _ => self.of_faces(table, camera, &facts.name, range)?,
                         };
                         progress.add(block.first().map_or(0, |(_, values)| values.len()));
@@ -172,6 +177,30 @@ impl Source<'_> {
             ("segment", Values::ints(&rows, |row| row.segment)),
             ("frame", Values::ints(&rows, |row| row.frame)),
         ]))
+    }
+
+    /// Each frame that was looked at for a body, with the body's points.
+    fn pose(&self, camera: usize, name: &str, rows: std::ops::Range<u64>) -> Result<Block, ExportError> {
+        let points = self.reader.pose_points(camera, rows.clone())?;
+        let rows = self.reader.poses(camera, rows)?;
+        let mut block = columns([
+            ("camera", Values::same(name, rows.len())),
+            ("time", Values::of(&rows, |row| self.seconds(row.captured_at_ns))),
+            ("frame_seq", Values::ints(&rows, |row| row.frame_seq)),
+            ("captured_at_ns", Values::ints(&rows, |row| row.captured_at_ns)),
+            ("valid", Values::ints(&rows, |row| row.valid)),
+            ("detector_ran", Values::ints(&rows, |row| row.detector_ran)),
+            ("latency_us", Values::ints(&rows, |row| row.latency_us)),
+            ("presence", Values::f32s(&rows, |row| row.presence)),
+            ("score", Values::f32s(&rows, |row| row.score)),
+        ]);
+        for (point, name) in pose::NAMES.into_iter().enumerate() {
+            for (value, column) in pose::POINT_VALUES.into_iter().enumerate() {
+                block
+                    .push((format!("{name}_{column}"), Values::f32s(&points, |points| points[point][value])));
+            }
+        }
+        Ok(block)
     }
 
     /// One of the four tables with a row for each face.

@@ -12,12 +12,13 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 
 use serde_json::Value;
+use youquanti_actors::lsl::channels::{self, Channel};
 use youquanti_actors::session_file::{
     CameraFacts, LATENCY_STAGES, LIKENESS_CHANNELS, LIKENESS_COLUMNS, NOT_RUN,
 };
 use youquanti_config::Config;
 use youquanti_models::head_pose::quaternion;
-use youquanti_models::{BLENDSHAPE_COUNT, LANDMARK_COUNT, blendshapes};
+use youquanti_models::{BLENDSHAPE_COUNT, LANDMARK_COUNT};
 
 use super::walk::{Progress, analysed, blocks};
 use super::{ExportError, ExportedFile, Source, Target, Targets};
@@ -32,9 +33,6 @@ mod tag {
     pub(super) const CLOCK_OFFSET: u16 = 4;
     pub(super) const STREAM_FOOTER: u16 = 6;
 }
-
-/// A channel: label, unit, type.
-type Channel = (String, &'static str, &'static str);
 
 struct Stream {
     name: String,
@@ -114,10 +112,13 @@ fn people(
         channels,
         desc: desc.clone(),
     };
-    let scores = file.open(&stream("blendshapes", "Face", blendshape_channels()))?;
-    let pose = file.open(&stream("headpose", "MoCap", head_pose_channels()))?;
-    let mesh =
-        if source.landmarks { Some(file.open(&stream("mesh", "MoCap", mesh_channels()))?) } else { None };
+    let scores = file.open(&stream("blendshapes", "Face", channels::blendshapes()))?;
+    let pose = file.open(&stream("headpose", "MoCap", channels::head_pose()))?;
+    let mesh = if source.landmarks {
+        Some(file.open(&stream("mesh", "MoCap", channels::mesh("pixels").collect()))?)
+    } else {
+        None
+    };
     analysed(source.reader, camera, source.landmarks, |block| {
         let [mut of_scores, mut of_pose, mut of_mesh] = [(); 3].map(|()| Samples::default());
         for (result, face) in block.of(participant) {
@@ -169,18 +170,12 @@ fn frames(
     facts: &CameraFacts,
     progress: &mut Progress<'_>,
 ) -> Result<(), ExportError> {
-    let channels = [
-        ("frame", "count", "FrameIndex"),
-        ("driver_sequence", "count", "FrameIndex"),
-        ("captured_at", "seconds", "Time"),
-        ("dropped", "count", "Dropped"),
-    ];
     let stream = file.open(&Stream {
         name: format!("{}_frames", facts.name),
         kind: "VideoExternal".to_owned(),
         rate: 0.0,
         format: "double64",
-        channels: channels.map(owned).to_vec(),
+        channels: channels::FRAMES.map(channels::owned).to_vec(),
         desc: synchronization(facts) + &camera_element(camera, facts),
     })?;
     // Frames without a result so far; both tables are in the order of `seq`.
@@ -216,7 +211,7 @@ fn frames(
 /// `Synchrony`: each window, stamped with its end.
 fn synchrony(source: &Source<'_>, file: &mut XdfFile) -> Result<(), ExportError> {
     let Some(facts) = source.reader.synchrony()? else { return Ok(()) };
-    let mut channels = Vec::new();
+    let mut channels: Vec<Channel> = Vec::new();
     for [first, second] in &facts.pairs {
         for group in &facts.groups {
             for (column, (unit, kind)) in LIKENESS_COLUMNS.iter().zip(LIKENESS_CHANNELS) {
@@ -279,7 +274,7 @@ fn events(source: &Source<'_>, file: &mut XdfFile) -> Result<(), ExportError> {
         kind: "Markers".to_owned(),
         rate: 0.0,
         format: "string",
-        channels: vec![owned(("event", "JSON", "Event"))],
+        channels: vec![channels::owned(channels::EVENT)],
         desc: String::new(),
     })?;
     let mut events = source.reader.events(u64::MAX)?;
@@ -318,7 +313,7 @@ fn markers(source: &Source<'_>, file: &mut XdfFile) -> Result<(), ExportError> {
             kind,
             rate: 0.0,
             format: "string",
-            channels: vec![owned(("marker", "text or JSON", "Marker"))],
+            channels: vec![channels::owned(("marker", "text or JSON", "Marker"))],
             desc: format!(
                 "<source><source_id>{}</source_id><host>{}</host></source>",
                 escaped(&source_id),
@@ -333,36 +328,6 @@ fn markers(source: &Source<'_>, file: &mut XdfFile) -> Result<(), ExportError> {
         file.samples(stream, &samples)?;
     }
     Ok(())
-}
-
-fn blendshape_channels() -> Vec<Channel> {
-    let scores = blendshapes::NAMES.iter().map(|name| ((*name).to_owned(), "fraction", "Blendshape"));
-    let rest = [
-        ("valid", "boolean", "Valid"),
-        ("confidence", "fraction", "Confidence"),
-        ("age_ms", "milliseconds", "Latency"),
-        ("camera", "index", "Camera"),
-    ];
-    scores.chain(rest.map(owned)).collect()
-}
-
-fn head_pose_channels() -> Vec<Channel> {
-    let position = ["PositionX", "PositionY", "PositionZ"].map(|label| (label, "meters"));
-    let orientation =
-        ["OrientationA", "OrientationB", "OrientationC", "OrientationD"].map(|label| (label, "quaternion"));
-    let named = position.into_iter().chain(orientation).chain([("Confidence", "normalized")]);
-    named.map(|(label, unit)| (label.to_owned(), unit, label)).collect()
-}
-
-fn mesh_channels() -> Vec<Channel> {
-    let axes = [("x", "PositionX"), ("y", "PositionY"), ("z", "PositionZ")];
-    (0..LANDMARK_COUNT)
-        .flat_map(|point| axes.map(|(axis, kind)| (format!("{point}_{axis}"), "pixels", kind)))
-        .collect()
-}
-
-fn owned((label, unit, kind): (&str, &'static str, &'static str)) -> Channel {
-    (label.to_owned(), unit, kind)
 }
 
 /// How stamps relate to light: readers subtract `offset_mean` from the stamps.

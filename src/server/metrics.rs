@@ -171,7 +171,7 @@ fn of_cameras(page: &mut Page, session: &Control) {
         family.with_suffix("_sum", &[("camera", name)], snapshot.sum().as_secs_f64());
         family.with_suffix("_count", &[("camera", name)], so_far as f64);
     }
-    let streams = plane.stream_counts.figures();
+    let streams = plane.stream_counts.figures(&plane.ledger.snapshot());
     page.family("lsl_rows_total", "counter", "Rows of participants that were sent over LSL.")
         .value(&[], streams.rows as f64);
     let mut family =

@@ -100,10 +100,10 @@ def drain(inlet: pylsl.StreamInlet) -> list[tuple[float, list]]:
 class Session:
     """The program while it runs."""
 
-    def __init__(self, folder: Path, name: str, lsl: str, backend: str = "none", people: int = 1, **more: str):
+    def __init__(self, folder: Path, name: str, lsl: str, backend: str = "none", people: int = 1, text: str = CONFIG, **more: str):
         self.folder, self.name, self.asked = folder, name, False
+        text = text.format(name=name, lsl=lsl, backend=backend)
         config = folder / f"{name}.toml"
-        text = CONFIG.format(name=name, lsl=lsl, backend=backend)
         for key in ("faces", "expected"):
             text = text.replace(f"{key} = 1", f"{key} = {people}")
         config.write_text(text)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +18,8 @@ import pylsl
 import pytest
 import pyxdf
 import youquanti
-from conftest import CONFIG, PROGRAM, drain, environment, find, open_inlet, wait_for
+from PIL import Image
+from conftest import CONFIG, PROGRAM, ROOT, drain, environment, find, open_inlet, wait_for
 
 MARKERS = '[[lsl.markers]]\nname = "Stim*"\n'
 
@@ -189,6 +194,195 @@ def test_windows_of_synchrony_are_those_of_the_file(start) -> None:
         assert np.array_equal(np.reshape(row, (4, 4)), found, equal_nan=True)
     # Both are there, and move.
     assert np.isfinite([row for _, row in rows]).all(axis=1).any()
+
+
+#: What `youquanti calibrate` keeps, of the scene that these sessions film.
+OFFSETS = """
+version = 1
+[[camera]]
+device = "scene:grid:1:1"
+width = 320
+height = 180
+format = "YUYV"
+fps = 10.0
+mean_s = 0.0405
+rms_s = 0.0032
+median_s = 0.041
+p05_s = 0.035
+p95_s = 0.0465
+changes = 37
+standard_error_s = 0.0008
+exposure_s = 0.01
+measured_at = "2026-01-31T23:59:59.123Z"
+"""
+
+
+def test_a_measured_offset_is_in_the_synchronization_of_every_stream_of_the_camera(start, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "youquanti").mkdir(parents=True)
+    (data / "youquanti" / "offsets.toml").write_text(OFFSETS)
+    session = start("offset", 'profile = "both"\nmesh = true\n', XDG_DATA_HOME=str(data)).started()
+    expected = {
+        "offset_mean": 0.0405,
+        "offset_rms": 0.0032,
+        "offset_median": 0.041,
+        "offset_5_centile": 0.035,
+        "offset_95_centile": 0.0465,
+    }
+    streams = ["P1_blendshapes", "P1_headpose", "P1_mesh", "P1_landmarks", "left_frames", "camera_0_video_frames"]
+    for name in streams:
+        synchronization = open_inlet(f"_offset_{name}").info(60.0).desc().child("synchronization")
+        assert {key: float(synchronization.child_value(key)) for key in expected} == expected, name
+        assert synchronization.child_value("calibrated") == synchronization.child_value("can_drop_samples") == "true"
+    inlet = open_inlet("_offset_left_frames")
+    rows: list[tuple[float, list]] = []
+    wait_for("frames", lambda: rows.extend(drain(inlet)) or len(rows) >= 5)
+    session.end()
+    # Stamps are the driver's all the same: whoever reads them subtracts it.
+    assert all(at == row[2] for at, row in rows)
+
+
+def test_the_screen_of_calibrate_is_a_stream_of_markers(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(CONFIG.format(name="screen", lsl="", backend="none"))
+    terminal, other_end = pty.openpty()
+    command = [PROGRAM, "calibrate", "left", "--config", "c.toml", "--yes", "--lsl"]
+    data = environment(XDG_DATA_HOME=str(tmp_path / "data"))
+    process = subprocess.Popen(command, cwd=tmp_path, env=data, stdin=other_end, stdout=other_end, stderr=other_end)
+    os.close(other_end)
+    written = bytearray()
+
+    def read() -> None:
+        while chunk := read_terminal(terminal):
+            written.extend(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        began = pylsl.local_clock()
+        inlet = open_inlet("_youquanti_calibration")
+        assert (inlet.info(60.0).type(), inlet.info(60.0).channel_count()) == ("Markers", 1)
+        told: list[tuple[float, list]] = []
+        wait_for("both colours, twice", lambda: told.extend(drain(inlet)) or len(told) >= 4)
+    finally:
+        process.terminate()
+        code = process.wait()
+        reader.join()
+        os.close(terminal)
+    assert code == 4 and b"interrupted: nothing was measured" in written
+    stamps = [at for at, _ in told]
+    assert {marker for _, (marker,) in told} == {"white", "black"}
+    # On LSL's clock, each when it had been written.
+    assert stamps == sorted(stamps) and began - 60 < stamps[0] and stamps[-1] <= pylsl.local_clock()
+    # What was sent was shown: white and black of the 256 colours.
+    assert written.count(b"[48;5;231m") >= 1 and written.count(b"[48;5;16m") >= 1
+
+
+def read_terminal(terminal: int) -> bytes:
+    """What the program wrote; nothing when it has ended."""
+    try:
+        return os.read(terminal, 4096)
+    except OSError:
+        return b""
+
+
+def test_a_new_name_is_an_event_and_streams_keep_theirs(start) -> None:
+    session = start("rename", "").started()
+    events = open_inlet("_rename_youquanti_events")
+    before = find("_rename_P1_blendshapes").uid()
+    address = wait_for("the port", lambda: re.search(r"http://(127\.0\.0\.1:\d+)", session.log.read_text()))
+    command = [PROGRAM, "control", "rename", "P1", "Ada Lovelace", "--at", address[1]]
+    subprocess.run(command, check=True, env=environment(), stdout=subprocess.DEVNULL)
+    told: list[tuple[float, dict]] = []
+
+    def renamed() -> list[tuple[float, dict]]:
+        told.extend((at, json.loads(sample[0])) for at, sample in drain(events))
+        return [entry for entry in told if entry[1]["kind"] == "participant_renamed"]
+
+    ((at, event),) = wait_for("the event", renamed)
+    assert event["detail"]["participant"] == "P1" and event["detail"]["name"] == "Ada Lovelace"
+    assert event["detail"]["before"] == "P1" and at == pytest.approx(event["at"] / 1e9, abs=1e-6)
+    stream = find("_rename_P1_blendshapes")
+    assert stream.uid() == before
+    participant = open_inlet("_rename_P1_blendshapes").info(60.0).desc().child("participant")
+    assert (participant.child_value("id"), participant.child_value("name")) == ("P1", "P1")
+    assert "participant_renamed" in participant.child_value("renamed_by")
+    session.end()
+
+
+BODIES = """
+version = 1
+[session]
+name = "{name}"
+[[camera]]
+name = "left"
+file = {{ path = "left", fps = 10, loop = true }}
+[[camera]]
+name = "right"
+file = {{ path = "right", fps = 10, loop = true }}
+[pipeline]
+threads = 1
+[participants]
+expected = 3
+[pose]
+enabled = true
+[lsl]
+enabled = true
+profile = "youquantipy"
+"""
+
+
+def test_bodies_are_youquantipys_pose_and_in_the_file(start, tmp_path: Path) -> None:
+    """P1 and P3 have the camera `left` as their home, in which one body is; P2 has `right`, in which there is none."""
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / "models/portraits/astronaut.png", tmp_path / "left" / "picture.png")
+    Image.new("RGB", (320, 240), (90, 100, 110)).save(tmp_path / "right" / "picture.png")
+    session = start("bodies", "", text=BODIES).started()
+    inlets = {name: open_inlet(f"_bodies_{name}_pose") for name in ("P1", "P2", "P3")}
+    info = inlets["P1"].info(5.0)
+    assert (info.name(), info.type(), info.channel_count()) == ("P1_pose", "Pose", 132)
+    assert info.channel_format() == pylsl.cf_float32 and info.nominal_srate() == 10.0
+    channels = info.get_channel_labels()
+    assert channels[:5] == ["nose_x", "nose_y", "nose_z", "nose_visibility", "left_eye_inner_x"]
+    assert channels[-1] == "right_foot_index_visibility"
+    assert info.desc().child("synchronization").child_value("can_drop_samples") == "true"
+    assert info.desc().child("pipeline").child("model").child_value("id") == "pose_detect"
+
+    rows: dict[str, list] = {name: [] for name in inlets}
+
+    def enough() -> bool:
+        for name, inlet in inlets.items():
+            rows[name] += drain(inlet)
+        return sum(any(row) for _, row in rows["P1"]) >= 20 and len(rows["P2"]) >= 20
+
+    wait_for("twenty bodies", enough)
+    report = session.end()
+    for name, inlet in inlets.items():
+        rows[name] += drain(inlet)
+    with youquanti.load(session.file) as recorded:
+        for camera, expected in (("left", True), ("right", False)):
+            found = recorded.cameras[camera]
+            assert len(found.pose) > 0 and set(found.pose["valid"]) == {int(expected)}
+            assert np.isnan(found.pose_points[:]).all() != expected
+            consumer = next(c for c in report["cameras"] if c["name"] == camera)["consumers"]["pose"]
+            assert consumer["delivered"] == len(found.pose)
+            assert consumer["delivered"] + sum(consumer["dropped"].values()) == len(found.frames)
+        left, right = recorded.cameras["left"], recorded.cameras["right"]
+        assert left.pose_names[0] == "nose" and left.pose["detector_ran"].sum() == 1
+        points = {at: point for at, point in zip(left.pose["captured_at_ns"], left.pose_points[:])}
+        # One row for each frame from the first that was received on, at its stamp: the body of exactly that frame, or zeros.
+        for name, camera in (("P1", left), ("P2", right), ("P3", left)):
+            stamps = [at for at, _ in rows[name]]
+            frames = camera.frames["captured_at_ns"] / 1e9
+            frames = frames[frames > stamps[0] - 1e-6]
+            assert np.abs(np.array(stamps) - frames[: len(stamps)]).max() < 1e-6, name
+        for at, row in rows["P1"]:
+            near = min(points, key=lambda ns: abs(ns / 1e9 - at))
+            point = points[near] if abs(near / 1e9 - at) < 1e-6 else np.zeros((33, 5))
+            expected = np.column_stack([point[:, 0] / 512, point[:, 1] / 512, point[:, 2] / 512, point[:, 3]])
+            # The first bodies may have come before anybody's face: then they are nobody's.
+            assert np.allclose(row, expected.ravel(), atol=1e-5) or not any(row)
+        assert not any(any(row) for _, row in rows["P2"] + rows["P3"])
 
 
 def test_two_at_a_time_do_not_disturb_each_other(start) -> None:

@@ -178,6 +178,36 @@ def test_comodulation_is_off_without_both_faces_and_holds_its_peaks(load) -> Non
     assert np.all(np.diff(values, axis=0)[stays] >= 0), "held at its peak while on"
 
 
+def test_comodulation_is_of_people_in_two_cameras_at_the_frames_of_the_first(load) -> None:
+    options = ["--participants", 2, "--cameras", 2, "--fps", 30, "--seconds", 16]
+    session = load("two", *options, "--profile", "youquantipy")
+    inlet = open_inlet("_two_CoModulation")
+    rows: list[tuple[float, list]] = []
+    receive(session, lambda: rows.extend(drain(inlet)))
+    stamps, values = np.array([at for at, _ in rows]), np.array([row for _, row in rows])
+    first, second = (frames_with_faces(session, camera) for camera in ("cam0", "cam1"))
+    # P1's home clocks it: a row for each of its frames, and none for those of the other camera.
+    expected = np.array([at for at, _, _ in first if at > stamps[0] - FRAME / 2])
+    assert len(stamps) == len(expected) > 200 and np.abs(stamps - expected).max() < 1e-6
+
+    def seen_for(frames: list[tuple[float, bool, int]], at: float) -> bool | None:
+        """Whether the face is there, or None where that changes within half a second."""
+        around = {has_face for stamp, has_face, _ in frames if abs(stamp - at) < 0.5}
+        return around.pop() if len(around) == 1 else None
+
+    both = [(seen_for(first, at), seen_for(second, at)) for at in stamps]
+    away = np.array([False in pair and None not in pair for pair in both])
+    assert away.sum() > 30 and not values[away].any()
+    there = np.array([pair == (True, True) for pair in both])
+    is_on = values > 0
+    assert is_on[there].any() and np.all(values[is_on] >= np.float32(0.05))
+    # Every score grows by 7/1000 a frame: after 61 frames each is 0.21 above its mean of the last 60. Of one person alone it would be
+    # half of that. Frames that were not analysed make it more, so only the first value is looked at.
+    turned_on = np.flatnonzero(is_on.any(axis=1))[0]
+    if turned_on > 0:
+        assert np.all(values[turned_on] > 0.15), values[turned_on]
+
+
 def test_youquantipys_streams_have_52_or_1486_channels_without_quality(load) -> None:
     load("thin", "--participants", 1, "--cameras", 1, "--fps", 10, "--seconds", 20, "--profile", "both")
     load("wide", "--participants", 1, "--cameras", 1, "--fps", 10, "--seconds", 20, "--profile", "both", "--mesh")

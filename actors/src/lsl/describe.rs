@@ -1,15 +1,16 @@
 //! What the streams are: name, type, channels, and the description that travels with each.
 //!
-//! Owns every fact that a reader of a stream needs: labels, units, frame of coordinates, camera, networks, and how stamps
-//! relate to light. A further stream is one more [`StreamKey`] and one more entry of [`declare`].
+//! Owns every fact that a reader of a stream needs: frame of coordinates, camera, networks, and how stamps relate to light;
+//! `channels.rs` has the channels. A further stream is one more [`StreamKey`] and one more entry of [`declare`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use youquanti_lsl::{Declaration, Element, Format};
-use youquanti_models::{CameraId, LANDMARK_COUNT, blendshapes};
+use youquanti_models::CameraId;
 
 use super::LslPlan;
+use super::channels::{self, Channel};
 use crate::calibration::StampOffset;
 use crate::plane::DataPlane;
 use crate::session_file::{LIKENESS_CHANNELS, LIKENESS_COLUMNS};
@@ -26,6 +27,8 @@ pub(super) enum StreamKey {
     Mesh(u16),
     /// `PN_landmarks`, YouQuantiPy's.
     Landmarks(u16),
+    /// `PN_pose`, YouQuantiPy's.
+    Pose(u16),
     /// `<camera>_frames`.
     Frames(CameraId),
     /// `camera_N_video_frames`, YouQuantiPy's.
@@ -38,8 +41,9 @@ pub(super) enum StreamKey {
     Events,
 }
 
-/// A channel: label, unit, type.
-type Channel = (String, &'static str, &'static str);
+/// A stream's description cannot change, and it lives as long as the session.
+const RENAMED_BY: &str = "the name is that of the session's start; from an event participant_renamed of the stream youquanti_events on it is the \
+                          event's detail.name";
 
 /// Axes of everything in metres.
 const CAMERA_AXES: &str = "camera: right-handed, x right in the picture, y up, the camera looks along -z; metres; the distance holds for a \
@@ -48,6 +52,10 @@ const CAMERA_AXES: &str = "camera: right-handed, x right in the picture, y up, t
 /// Axes of the mesh.
 const PICTURE_AXES: &str = "pixels of the camera picture: x right, y down, (0, 0) the centre of the first pixel; z in the same unit, negative is \
                             nearer than the middle of the face";
+
+/// Axes of YouQuantiPy's pose.
+const NORMALISED_BODY_AXES: &str = "as MediaPipe normalises: x and z in widths of the camera picture, y in heights; x right, y down; z 0 at the mid-hip, \
+                                    negative is nearer";
 
 /// Axes of YouQuantiPy's mesh.
 const NORMALISED_AXES: &str = "as MediaPipe normalises: x and z in widths of the camera picture, y in heights; x right, y down, z negative is nearer";
@@ -67,10 +75,10 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
             let name = format!("P{number}_blendshapes");
             streams.insert(
                 StreamKey::Blendshapes(participant),
-                facts.person(&name, "Face", participant, blendshape_channels(), None),
+                facts.person(&name, "Face", participant, channels::blendshapes(), None),
             );
             let name = format!("P{number}_headpose");
-            let stream = facts.person(&name, "MoCap", participant, head_pose_channels(), Some(CAMERA_AXES));
+            let stream = facts.person(&name, "MoCap", participant, channels::head_pose(), Some(CAMERA_AXES));
             streams.insert(StreamKey::HeadPose(participant), stream);
             if plan.mesh {
                 let name = format!("P{number}_mesh");
@@ -78,7 +86,7 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
                     &name,
                     "MoCap",
                     participant,
-                    mesh_channels("pixels").collect(),
+                    channels::mesh("pixels").collect(),
                     Some(PICTURE_AXES),
                 );
                 streams.insert(StreamKey::Mesh(participant), stream);
@@ -87,8 +95,14 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
         if plan.youquantipy {
             let name = format!("P{number}_landmarks");
             let axes = plan.mesh.then_some(NORMALISED_AXES);
-            let stream = facts.person(&name, "Landmark", participant, landmark_channels(plan), axes);
+            let stream = facts.person(&name, "Landmark", participant, channels::landmarks(plan), axes);
             streams.insert(StreamKey::Landmarks(participant), stream);
+            if plan.pose {
+                streams.insert(
+                    StreamKey::Pose(participant),
+                    facts.body(&format!("P{number}_pose"), participant),
+                );
+            }
         }
     }
     for camera in plane.camera_ids() {
@@ -96,14 +110,14 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
             let name = format!("{}_frames", plane.camera(camera).plan.name);
             streams.insert(
                 StreamKey::Frames(camera),
-                facts.camera(&name, "VideoExternal", camera, FRAME_CHANNELS),
+                facts.camera(&name, "VideoExternal", camera, channels::FRAMES),
             );
         }
         if plan.youquantipy {
             let name = format!("camera_{}_video_frames", camera.0);
             streams.insert(
                 StreamKey::VideoFrames(camera),
-                facts.camera(&name, "VideoSync", camera, VIDEO_FRAME_CHANNELS),
+                facts.camera(&name, "VideoSync", camera, channels::VIDEO_FRAMES),
             );
         }
     }
@@ -117,63 +131,6 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
     streams
 }
 
-fn blendshape_channels() -> Vec<Channel> {
-    let scores = blendshapes::NAMES.iter().map(|name| ((*name).to_owned(), "fraction", "Blendshape"));
-    let rest = [
-        ("valid", "boolean", "Valid"),
-        ("confidence", "fraction", "Confidence"),
-        ("age_ms", "milliseconds", "Latency"),
-        ("camera", "index", "Camera"),
-    ];
-    scores.chain(rest.map(owned)).collect()
-}
-
-/// Labels as XDF's specification of MoCap has them; there a channel's type is its label.
-fn head_pose_channels() -> Vec<Channel> {
-    let position = [("PositionX", "meters"), ("PositionY", "meters"), ("PositionZ", "meters")];
-    let orientation =
-        ["OrientationA", "OrientationB", "OrientationC", "OrientationD"].map(|label| (label, "quaternion"));
-    let named = position.into_iter().chain(orientation).chain([("Confidence", "normalized")]);
-    named.map(|(label, unit)| (label.to_owned(), unit, label)).collect()
-}
-
-fn mesh_channels(unit: &'static str) -> impl Iterator<Item = Channel> {
-    let axes = [("x", "PositionX"), ("y", "PositionY"), ("z", "PositionZ")];
-    (0..LANDMARK_COUNT)
-        .flat_map(move |point| axes.map(|(axis, kind)| (format!("{point}_{axis}"), unit, kind)))
-}
-
-fn landmark_channels(plan: &LslPlan) -> Vec<Channel> {
-    let mut channels: Vec<_> =
-        blendshapes::NAMES.iter().map(|name| ((*name).to_owned(), "fraction", "Blendshape")).collect();
-    if plan.mesh {
-        channels.extend(mesh_channels("normalized"));
-    }
-    if plan.quality {
-        let quality = ["quality_size", "quality_frontal", "quality_stability"];
-        channels.extend(quality.map(|label| owned((label, "fraction", "Quality"))));
-    }
-    channels
-}
-
-const FRAME_CHANNELS: [(&str, &str, &str); 4] = [
-    ("frame", "count", "FrameIndex"),
-    ("driver_sequence", "count", "FrameIndex"),
-    ("captured_at", "seconds", "Time"),
-    ("dropped", "count", "Dropped"),
-];
-
-const VIDEO_FRAME_CHANNELS: [(&str, &str, &str); 4] = [
-    ("frame_number", "count", "FrameIndex"),
-    ("unix_time", "seconds", "Time"),
-    ("lsl_time", "seconds", "Time"),
-    ("video_time", "seconds", "Time"),
-];
-
-fn owned((label, unit, kind): (&str, &'static str, &'static str)) -> Channel {
-    (label.to_owned(), unit, kind)
-}
-
 /// What descriptions are made from.
 struct Facts<'a> {
     plan: &'a LslPlan,
@@ -182,7 +139,7 @@ struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    /// A stream of a participant, with the rate of its home camera.
+    /// A stream of what is seen of a participant's face, with the rate of its home camera.
     fn person(
         &self,
         name: &str,
@@ -191,15 +148,40 @@ impl Facts<'_> {
         channels: Vec<Channel>,
         axes: Option<&str>,
     ) -> Declaration {
+        self.participant(name, kind, participant, channels, axes, self.networks())
+    }
+
+    /// The same of their body.
+    fn body(&self, name: &str, participant: u16) -> Declaration {
+        let models = self.plane.pose().map(|plan| models(&plan.networks).collect()).unwrap_or_default();
+        let networks = Element::tree("pipeline", models);
+        self.participant(name, "Pose", participant, channels::pose(), Some(NORMALISED_BODY_AXES), networks)
+    }
+
+    fn participant(
+        &self,
+        name: &str,
+        kind: &str,
+        participant: u16,
+        channels: Vec<Channel>,
+        axes: Option<&str>,
+        networks: Element,
+    ) -> Declaration {
         let id = format!("P{}", participant + 1);
         let home = first_home(participant, self.plane.cameras.len());
         let given = self.plan.participant_names.get(usize::from(participant)).unwrap_or(&id);
-        let mut desc =
-            vec![Element::tree("participant", vec![Element::text("id", &id), Element::text("name", given)])];
+        let mut desc = vec![Element::tree(
+            "participant",
+            vec![
+                Element::text("id", &id),
+                Element::text("name", given),
+                Element::text("renamed_by", RENAMED_BY),
+            ],
+        )];
         desc.extend(axes.map(|axes| Element::text("coordinate_frame", axes)));
         desc.push(self.synchronization(home));
         desc.push(self.camera_element(home));
-        desc.push(self.networks());
+        desc.push(networks);
         let rate = self.plane.camera(home).opened().map_or(0.0, |opened| opened.info.fps);
         self.declaration(name, kind, rate, Format::Float32, channels, desc)
     }
@@ -213,7 +195,7 @@ impl Facts<'_> {
         channels: [(&'static str, &'static str, &'static str); 4],
     ) -> Declaration {
         let desc = vec![self.synchronization(camera), self.camera_element(camera)];
-        self.declaration(name, kind, 0.0, Format::Double64, channels.map(owned).to_vec(), desc)
+        self.declaration(name, kind, 0.0, Format::Double64, channels.map(channels::owned).to_vec(), desc)
     }
 
     /// Windows of synchrony, stamped with their end: `P1-P2_smile_r`, `…_lag_s`, `…_p`, `…_common` of each pair and group.
@@ -252,14 +234,14 @@ impl Facts<'_> {
     /// A row for each frame of the home camera of P1, at its stamp.
     fn comodulation(&self) -> Declaration {
         let home = first_home(0, self.plane.cameras.len());
-        let channels = blendshapes::NAMES.iter().map(|name| ((*name).to_owned(), "fraction", "Blendshape"));
+        let channels = channels::scores();
         let rate = self.plane.camera(home).opened().map_or(0.0, |opened| opened.info.fps);
         let desc = vec![self.synchronization(home)];
         self.declaration("CoModulation", "Comodulation", rate, Format::Float32, channels.collect(), desc)
     }
 
     fn events(&self) -> Declaration {
-        let channel = ("event".to_owned(), "JSON", "Event");
+        let channel = channels::owned(channels::EVENT);
         self.declaration("youquanti_events", "Markers", 0.0, Format::Text, vec![channel], Vec::new())
     }
 
@@ -353,10 +335,15 @@ impl Facts<'_> {
                 Element::text("device", &info.device),
                 Element::text("runtime", &info.runtime),
             ]);
-            facts.extend(info.models.iter().map(|(id, sha256)| {
-                Element::tree("model", vec![Element::text("id", id), Element::text("sha256", sha256)])
-            }));
+            facts.extend(models(&info.models));
         }
         Element::tree("pipeline", facts)
     }
+}
+
+/// Id and SHA-256 of each network.
+fn models(models: &[(String, String)]) -> impl Iterator<Item = Element> {
+    models.iter().map(|(id, sha256)| {
+        Element::tree("model", vec![Element::text("id", id), Element::text("sha256", sha256)])
+    })
 }

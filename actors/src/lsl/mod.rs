@@ -4,6 +4,7 @@
 //! Every sample carries the capture stamp of its frame, unchanged; a frame without a face is a row that says so. Never waits
 //! for a receiver, and never makes anybody else wait: what does not fit is dropped in front of it and counted.
 
+pub mod channels;
 mod describe;
 mod markers;
 mod order;
@@ -20,14 +21,17 @@ use actix::fut::ActorFuture;
 use actix::prelude::*;
 use futures_core::Stream;
 use youquanti_frames::MailboxStream;
-use youquanti_models::{CameraId, FrameMeta};
+use youquanti_models::CameraId;
 
 pub use markers::MarkerQuery;
-pub use streams::{LslError, Streams};
+pub use streams::{LslError, Streams, quiet};
+
+use order::Place;
 
 use crate::child::{Lifeline, Port};
 use crate::fault;
-use crate::messages::{Event, FacesNamed, Shutdown, SynchronyFound};
+use crate::ledger::{DropReason, Ticket};
+use crate::messages::{Event, FacesNamed, IndexEntry, PoseFound, Shutdown, Streamed, SynchronyFound};
 use crate::plane::DataPlane;
 use crate::recorder::RecorderActor;
 use crate::synchrony::SynchronyOptions;
@@ -59,6 +63,8 @@ pub struct LslPlan {
     pub mesh: bool,
     /// Whether YouQuantiPy's landmark streams have three values of quality at their end; only with `mesh`.
     pub quality: bool,
+    /// Whether YouQuantiPy's streams of bodies are; only with `youquantipy`.
+    pub pose: bool,
     /// How many people take part: the streams of all are made at the start.
     pub participants: u16,
     /// Names of P1, P2, …, as far as they are known.
@@ -84,7 +90,7 @@ pub struct LslActor {
     plane: Arc<DataPlane>,
     streams: Streams,
     sinks: MarkerSinks,
-    facts: Vec<MailboxStream<FrameMeta>>,
+    facts: Vec<MailboxStream<IndexEntry>>,
     lifeline: Lifeline,
 }
 
@@ -167,8 +173,8 @@ impl LslActor {
     /// Takes one frame's facts of any camera; false when there are none.
     fn take_facts(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
         for camera in 0..self.facts.len() {
-            if let Poll::Ready(Some(meta)) = Pin::new(&mut self.facts[camera]).poll_next(task) {
-                self.work(ctx, |open, plane| open.frame(plane, &meta));
+            if let Poll::Ready(Some(entry)) = Pin::new(&mut self.facts[camera]).poll_next(task) {
+                self.take_entry(ctx, entry);
                 return true;
             }
         }
@@ -179,22 +185,57 @@ impl LslActor {
     fn take_waiting_facts(&mut self, ctx: &mut Context<Self>, of: Option<CameraId>) {
         let plane = Arc::clone(&self.plane);
         for id in plane.camera_ids().filter(|id| of.is_none_or(|of| of == *id)) {
-            while let Some(meta) = plane.camera(id).stream_facts.try_recv() {
-                self.work(ctx, |open, plane| open.frame(plane, &meta));
+            while let Some(entry) = plane.camera(id).stream_facts.try_recv() {
+                self.take_entry(ctx, entry);
             }
         }
     }
+
+    /// Takes a frame's facts; what ends this life ends the frame's ticket with it.
+    fn take_entry(&mut self, ctx: &mut Context<Self>, IndexEntry { meta, ticket }: IndexEntry) {
+        self.work(ctx, |open, plane| {
+            open.frame(plane, &meta)?;
+            ticket.delivered();
+            Ok(())
+        });
+    }
+
+    /// Takes what was found in a frame, likewise.
+    fn take_found(
+        &mut self,
+        ctx: &mut Context<Self>,
+        camera: CameraId,
+        ticket: Ticket,
+        send: impl FnOnce(&mut streams::Open, &DataPlane) -> Result<Place, LslError>,
+    ) {
+        self.take_waiting_facts(ctx, Some(camera));
+        self.work(ctx, |open, plane| {
+            match send(open, plane)? {
+                Place::Next => ticket.delivered(),
+                Place::Late => ticket.dropped(DropReason::Late),
+            }
+            Ok(())
+        });
+    }
 }
 
-impl Handler<FacesNamed> for LslActor {
+impl Handler<Streamed<FacesNamed>> for LslActor {
     type Result = ();
 
-    fn handle(&mut self, named: FacesNamed, ctx: &mut Self::Context) {
-        self.take_waiting_facts(ctx, Some(named.faces.meta.camera));
-        self.work(ctx, |open, plane| {
+    fn handle(&mut self, Streamed { found, ticket }: Streamed<FacesNamed>, ctx: &mut Self::Context) {
+        self.take_found(ctx, found.faces.meta.camera, ticket, |open, plane| {
             fault::point("lsl:faces");
-            open.faces(plane, &named)
+            open.faces(plane, &found)
         });
+    }
+}
+
+impl Handler<Streamed<PoseFound>> for LslActor {
+    type Result = ();
+
+    fn handle(&mut self, Streamed { found, ticket }: Streamed<PoseFound>, ctx: &mut Self::Context) {
+        let PoseFound(found) = found;
+        self.take_found(ctx, found.meta.camera, ticket, |open, plane| open.pose(plane, &found));
     }
 }
 

@@ -1,11 +1,13 @@
 //! What the values of each stream are: one function a kind of row, into a buffer that is used again.
 //!
-//! Owns units and the order of channels; their labels stand in `describe.rs`. Pure.
+//! Owns units and the order of channels; their labels stand in `channels.rs`. Pure.
 
 use std::time::Duration;
 
 use youquanti_models::head_pose::quaternion;
-use youquanti_models::{BLENDSHAPE_COUNT, Face, FrameMeta, LANDMARK_COUNT, PictureLayout, Timestamp};
+use youquanti_models::{
+    BLENDSHAPE_COUNT, BodyPose, Face, FrameMeta, LANDMARK_COUNT, POSE_POINT_COUNT, PictureLayout, Timestamp,
+};
 
 use super::LslPlan;
 use crate::synchrony::{Likeness, SynchronyWindow};
@@ -77,6 +79,18 @@ pub(super) fn landmarks(
     if plan.quality {
         row.extend_from_slice(&quality);
     }
+}
+
+/// A body as MediaPipe gives it: x in widths of the picture, y in heights, z in widths, visibility (0 to 1) of each point; all zeros
+/// without one.
+pub(super) fn pose(row: &mut Vec<f32>, body: Option<&BodyPose>, picture: &PictureLayout) {
+    let Some(body) = body else { return row.resize(row.len() + 4 * POSE_POINT_COUNT, 0.0) };
+    let (width, height) = (picture.width.max(1) as f32, picture.height.max(1) as f32);
+    row.extend(
+        body.points
+            .iter()
+            .flat_map(|[x, y, z, visibility, _]| [x / width, y / height, z / width, *visibility]),
+    );
 }
 
 /// r, lag (s), p and the common part of each pair and group, in the order of `LIKENESS_COLUMNS`.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::info;
 use youquanti_lsl::{Lsl, Outlet, StreamInfo};
-use youquanti_models::{BLENDSHAPE_COUNT, CameraId, Face, FrameMeta, Timestamp};
+use youquanti_models::{BLENDSHAPE_COUNT, BodyPose, CameraId, Face, FrameMeta, FramePose, Timestamp};
 
 use super::describe::{StreamKey, declare, first_home};
 use super::markers::MarkerInlets;
@@ -28,6 +28,12 @@ const BUFFERED_SECONDS: f64 = 60.0;
 
 /// The same for streams without a rate, samples.
 const BUFFERED_SAMPLES: u32 = 16_384;
+
+/// The first of a body's points.
+const NOSE: usize = 0;
+
+/// How long a face is where it was: bodies are found before or after the faces of the same frame.
+const FACE_HOLDS: Duration = Duration::from_millis(500);
 
 /// Why streams cannot be made or sent.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +84,7 @@ impl Streams {
         if place.is_none() {
             *place = Some(Open::new(plan, plane, sinks)?);
             plane.wants_stream_facts.store(true, Relaxed);
+            plane.wants_stream_poses.store(plan.youquantipy && plan.pose, Relaxed);
         }
         Ok(())
     }
@@ -114,6 +121,8 @@ impl Streams {
 /// The streams while they are there.
 pub(super) struct Open {
     orders: Vec<FrameOrder>,
+    /// The same for bodies, where they are streamed.
+    pose_orders: Option<Vec<FrameOrder>>,
     out: Sender,
     markers: Option<MarkerInlets>,
 }
@@ -123,6 +132,9 @@ struct Person {
     home: CameraId,
     last_at: Timestamp,
     quality: Quality,
+    /// When their face was last seen in the home camera, and its box.
+    face: Option<(Timestamp, [f32; 4])>,
+    pose_at: Timestamp,
 }
 
 /// What rows are made from and go through.
@@ -162,7 +174,7 @@ impl Pair {
 impl Open {
     fn new(plan: &Arc<LslPlan>, plane: &DataPlane, sinks: &MarkerSinks) -> Result<Self, LslError> {
         let lsl = Lsl::load()?;
-        configure(lsl);
+        quiet(lsl);
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let declared = declare(plan, plane, &host);
         let own: Vec<String> = declared.values().map(|stream| stream.source_id.clone()).collect();
@@ -183,6 +195,8 @@ impl Open {
             home: first_home(participant, cameras),
             last_at: Timestamp(0),
             quality: Quality::default(),
+            face: None,
+            pose_at: Timestamp(0),
         };
         let markers = match plan.markers.is_empty() {
             true => None,
@@ -200,6 +214,8 @@ impl Open {
         };
         Ok(Self {
             orders: plane.cameras.iter().map(|_| FrameOrder::new()).collect(),
+            pose_orders: (plan.youquantipy && plan.pose)
+                .then(|| plane.cameras.iter().map(|_| FrameOrder::new()).collect()),
             out: Sender {
                 plan: Arc::clone(plan),
                 outlets,
@@ -214,12 +230,16 @@ impl Open {
     /// A frame was captured.
     pub(super) fn frame(&mut self, plane: &DataPlane, meta: &FrameMeta) -> Result<(), LslError> {
         self.out.frame(plane, meta)?;
-        self.orders[usize::from(meta.camera.0)].captured(*meta, plane.clock.now());
+        let (camera, now) = (usize::from(meta.camera.0), plane.clock.now());
+        self.orders[camera].captured(*meta, now);
+        if let Some(orders) = &mut self.pose_orders {
+            orders[camera].captured(*meta, now);
+        }
         Ok(())
     }
 
-    /// A frame was analysed.
-    pub(super) fn faces(&mut self, plane: &DataPlane, named: &FacesNamed) -> Result<(), LslError> {
+    /// A frame was analysed. Whether its rows say so.
+    pub(super) fn faces(&mut self, plane: &DataPlane, named: &FacesNamed) -> Result<Place, LslError> {
         let (meta, out) = (&named.faces.meta, &mut self.out);
         let mut outcome = Ok(());
         let mut missing = |missing: &FrameMeta| {
@@ -231,14 +251,35 @@ impl Open {
         outcome?;
         if place == Place::Late {
             plane.stream_counts.late.fetch_add(1, Relaxed);
-            return Ok(());
+            return Ok(place);
         }
         for change in &named.update.changes {
             if let Some(person) = self.out.people.get_mut(usize::from(change.participant.0).wrapping_sub(1)) {
                 person.home = change.camera;
+                person.face = None;
             }
         }
-        self.out.rows(plane, meta, Some(named))
+        self.out.rows(plane, meta, Some(named))?;
+        Ok(place)
+    }
+
+    /// A frame was looked at for a body. Whether its rows say what was found, where bodies are streamed.
+    pub(super) fn pose(&mut self, plane: &DataPlane, found: &FramePose) -> Result<Place, LslError> {
+        let (meta, out) = (&found.meta, &mut self.out);
+        let Some(orders) = &mut self.pose_orders else { return Ok(Place::Next) };
+        let mut outcome = Ok(());
+        let place = orders[usize::from(meta.camera.0)].analysed(meta, |missing| {
+            if outcome.is_ok() {
+                outcome = out.poses(plane, missing, None);
+            }
+        });
+        outcome?;
+        if place == Place::Late {
+            plane.stream_counts.late.fetch_add(1, Relaxed);
+            return Ok(place);
+        }
+        self.out.poses(plane, meta, found.body.as_ref())?;
+        Ok(place)
     }
 
     /// Time has passed.
@@ -258,12 +299,19 @@ impl Open {
         plane: &DataPlane,
         take: impl Fn(&mut FrameOrder, &mut dyn FnMut(&FrameMeta)),
     ) -> Result<(), LslError> {
-        let (orders, out) = (&mut self.orders, &mut self.out);
+        let Self { orders, pose_orders, out, .. } = self;
         let mut outcome = Ok(());
         for order in orders {
             take(order, &mut |missing| {
                 if outcome.is_ok() {
                     outcome = out.rows(plane, missing, None);
+                }
+            });
+        }
+        for order in pose_orders.iter_mut().flatten() {
+            take(order, &mut |missing| {
+                if outcome.is_ok() {
+                    outcome = out.poses(plane, missing, None);
                 }
             });
         }
@@ -341,6 +389,9 @@ impl Sender {
                 };
                 named.faces.faces.get(named.update.participants.iter().position(is_them)?)
             });
+            if let Some(face) = face {
+                person.face = Some((meta.captured_at, face.bbox));
+            }
             let quality = match face {
                 Some(face) => person.quality.of(face, &picture),
                 None => {
@@ -387,8 +438,56 @@ impl Sender {
     }
 }
 
+impl Sender {
+    /// The rows of bodies of all whose home is the frame's camera: at most one of them has the body that was found.
+    fn poses(
+        &mut self,
+        plane: &DataPlane,
+        meta: &FrameMeta,
+        body: Option<&BodyPose>,
+    ) -> Result<(), LslError> {
+        let (at, picture) = (rows::seconds(meta.captured_at), plane.camera(meta.camera).opened_layout());
+        let owner = body.and_then(|body| owner(&self.people, meta, body));
+        let mut row = std::mem::take(&mut self.row);
+        let mut outcome = Ok(());
+        for index in 0..self.people.len() {
+            let person = &mut self.people[index];
+            if person.home != meta.camera || outcome.is_err() {
+                continue;
+            }
+            if meta.captured_at <= person.pose_at {
+                plane.stream_counts.late.fetch_add(1, Relaxed);
+                continue;
+            }
+            person.pose_at = meta.captured_at;
+            row.clear();
+            rows::pose(&mut row, body.filter(|_| owner == Some(index)), &picture);
+            outcome = self.push(StreamKey::Pose(index as u16), |outlet| outlet.push_f32(&row, at));
+        }
+        self.row = row;
+        outcome
+    }
+}
+
+/// Whose body it is: that of the only one whose home the camera is, else of the one in whose face its nose is.
+fn owner(people: &[Person], meta: &FrameMeta, body: &BodyPose) -> Option<usize> {
+    let mut at_home = (0..people.len()).filter(|&index| people[index].home == meta.camera);
+    let first = at_home.clone().next();
+    if at_home.clone().nth(1).is_none() {
+        return first;
+    }
+    let [x, y, ..] = body.points[NOSE];
+    at_home.find(|&index| {
+        people[index].face.is_some_and(|(seen_at, [x0, y0, x1, y1])| {
+            let apart =
+                meta.captured_at.saturating_since(seen_at).max(seen_at.saturating_since(meta.captured_at));
+            apart <= FACE_HOLDS && (x0..=x1).contains(&x) && (y0..=y1).contains(&y)
+        })
+    })
+}
+
 /// Where people configure liblsl themselves, theirs holds; else it is quiet, for its log is not ours.
-fn configure(lsl: Lsl) {
+pub fn quiet(lsl: Lsl) {
     let home = std::env::var_os("HOME").map(|home| std::path::Path::new(&home).join("lsl_api/lsl_api.cfg"));
     let files = ["lsl_api.cfg".into(), "/etc/lsl_api/lsl_api.cfg".into()].into_iter().chain(home);
     if std::env::var_os("LSLAPICFG").is_none() && !files.into_iter().any(|file| file.exists()) {

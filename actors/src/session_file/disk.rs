@@ -181,10 +181,11 @@ fn folder_of(path: &Path) -> Option<&Path> {
 }
 
 /// Bytes a second that one camera adds to an uncompressed file, at `fps` frames a second with `faces` faces each:
-/// a row of `frames` and of `results` a frame, and the four rows of each face.
-pub fn bytes_per_second(fps: f64, faces: f64) -> f64 {
-    use super::schema::{FACE_BYTES, FrameRow, ResultRow};
-    fps * ((size_of::<FrameRow>() + size_of::<ResultRow>()) as f64 + faces * FACE_BYTES as f64)
+/// a row of `frames` and of `results` a frame, the four rows of each face, and the two of a body where that is sought.
+pub fn bytes_per_second(fps: f64, faces: f64, has_pose: bool) -> f64 {
+    use super::schema::{FACE_BYTES, FrameRow, POSE_BYTES, ResultRow};
+    let pose = if has_pose { POSE_BYTES } else { 0 };
+    fps * ((size_of::<FrameRow>() + size_of::<ResultRow>() + pose) as f64 + faces * FACE_BYTES as f64)
 }
 
 #[cfg(test)]
@@ -208,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_face_is_about_six_kilobytes() {
-        let found = bytes_per_second(30.0, 2.0);
+        let found = bytes_per_second(30.0, 2.0, false);
         assert!((360_000.0..380_000.0).contains(&found), "{found}");
+        assert_eq!(bytes_per_second(30.0, 2.0, true) - found, 30.0 * 692.0);
     }
 }

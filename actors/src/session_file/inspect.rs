@@ -129,6 +129,10 @@ pub struct CameraInspection {
     pub analysed: u64,
     /// Frames that are in its video.
     pub video_frames: u64,
+    /// Frames that were looked at for a body.
+    pub poses: u64,
+    /// Of these, frames with a body.
+    pub bodies: u64,
     /// Number of faces → number of analysed frames.
     pub frames_by_faces: BTreeMap<u64, u64>,
     /// Over the frames with a face, in the order of the stages.
@@ -328,9 +332,21 @@ impl SessionReader {
             participants: faces.participants,
             analysed: self.result_count(id),
             video_frames: self.video_count(id),
+            poses: self.pose_count(id),
+            bodies: self.bodies(id)?,
             frames_by_faces,
             latency: stages.filter_map(|(stage, micros)| latency(stage, micros)).collect(),
         })
+    }
+
+    /// Frames of a camera with a body.
+    fn bodies(&self, camera: usize) -> Result<u64, SessionFileError> {
+        let (count, mut bodies) = (self.pose_count(camera), 0);
+        for start in (0..count).step_by(BLOCK as usize) {
+            let rows = self.poses(camera, start..count.min(start + BLOCK))?;
+            bodies += rows.iter().map(|row| u64::from(row.valid)).sum::<u64>();
+        }
+        Ok(bodies)
     }
 
     fn stop(&self) -> Result<Option<StopInspection>, SessionFileError> {
@@ -768,6 +784,9 @@ impl fmt::Display for CameraInspection {
             "  faces   {} in {} tracks; {} frames analysed, by number of faces {by_faces}",
             self.faces, self.tracks, self.analysed
         )?;
+        if self.poses > 0 {
+            writeln!(f, "  pose    {} frames looked at, {} with a body", self.poses, self.bodies)?;
+        }
         for stage in &self.latency {
             writeln!(
                 f,

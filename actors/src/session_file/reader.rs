@@ -12,6 +12,7 @@ use hdf5::{Dataset, File, Group, H5Type, Hyperslab, Location, OpenMode, SliceOrI
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use youquanti_models::face::{BLENDSHAPE_COUNT, LANDMARK_COUNT};
+use youquanti_models::pose::{POINT_VALUES, POSE_POINT_COUNT};
 use youquanti_models::time::Timestamp;
 
 use crate::calibration::StampOffset;
@@ -298,6 +299,31 @@ impl SessionReader {
         Ok(flat.as_chunks::<4>().0.as_chunks::<4>().0.to_vec())
     }
 
+    /// Whether bodies were sought.
+    pub fn has_pose(&self) -> bool {
+        self.cameras.iter().any(|facts| self.committed.contains_key(&camera_path(facts, POSE)))
+    }
+
+    /// Committed frames of a camera that were looked at for a body; 0 for a camera that there is not, and where none was sought.
+    pub fn pose_count(&self, camera: usize) -> u64 {
+        self.cameras.get(camera).map_or(0, |facts| self.rows_of(&camera_path(facts, POSE)))
+    }
+
+    /// Rows of a camera's body.
+    pub fn poses(&self, camera: usize, rows: Range<u64>) -> Result<Vec<PoseRow>, SessionFileError> {
+        self.camera_rows(camera, POSE, POSE, rows)
+    }
+
+    /// The body's points of these rows: x, y, z in pixels of the camera picture, visibility, presence; NaN where there is none.
+    pub fn pose_points(
+        &self,
+        camera: usize,
+        rows: Range<u64>,
+    ) -> Result<Vec<[[f32; POINT_VALUES.len()]; POSE_POINT_COUNT]>, SessionFileError> {
+        let flat = self.camera_rows::<f32>(camera, POSE_POINTS, POSE, rows)?;
+        Ok(flat.as_chunks().0.as_chunks().0.to_vec())
+    }
+
     /// What was compared between participants; none if that was not asked for.
     ///
     /// # Errors
@@ -457,7 +483,10 @@ impl SessionReader {
         let listed = self.committed.iter().map(|(path, &rows)| (path.clone(), rows));
         let of_windows = listed.clone().filter(|(path, _)| *path == format!("/{SYNCHRONY}/{WINDOWS}"));
         let of_windows = of_windows.map(|(_, rows)| (format!("/{SYNCHRONY}/{VALUES}"), rows));
-        for (table, committed) in listed.chain(of_faces).chain(of_windows) {
+        let of_poses =
+            self.cameras.iter().map(|facts| (camera_path(facts, POSE), camera_path(facts, POSE_POINTS)));
+        let of_poses = of_poses.filter_map(|(ruler, points)| Some((points, *self.committed.get(&ruler)?)));
+        for (table, committed) in listed.chain(of_faces).chain(of_windows).chain(of_poses) {
             let dataset = self.file.dataset(&table).map_err(failed_to("open", &*table))?;
             let found = dataset.shape().first().map_or(0, |&rows| rows as u64);
             if found < committed {

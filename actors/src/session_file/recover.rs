@@ -319,7 +319,8 @@ impl Copy<'_> {
                 return Ok(());
             }
         };
-        let mut together = Bundle::default();
+        // By the table that counts their rows.
+        let mut together = BTreeMap::<String, Bundle>::new();
         for name in names {
             let ruler = ruler_of(&name).map(|ruler| format!("{path}/{ruler}"));
             let path = format!("{path}/{name}");
@@ -338,9 +339,10 @@ impl Copy<'_> {
                 let rows = self.commit.as_ref().and_then(|(_, rows)| rows.get(counted).copied());
                 let there = dataset.shape().first().map_or(0, |&rows| rows as u64);
                 let rows = rows.unwrap_or(there);
-                if ruler.is_some() {
-                    together.rows = together.rows.max(rows);
-                    together.tables.push(table);
+                if let Some(ruler) = ruler {
+                    let bundle = together.entry(ruler).or_default();
+                    bundle.rows = bundle.rows.max(rows);
+                    bundle.tables.push(table);
                 } else {
                     self.bundles.push(Bundle { tables: vec![table], rows, saved: 0 });
                 }
@@ -348,9 +350,7 @@ impl Copy<'_> {
                 self.lost.push(format!("{path} cannot be opened"));
             }
         }
-        if !together.tables.is_empty() {
-            self.bundles.push(together);
-        }
+        self.bundles.extend(together.into_values());
         Ok(())
     }
 
@@ -380,6 +380,7 @@ impl Copy<'_> {
             VideoRow,
             ResultRow,
             FaceRow,
+            PoseRow,
             ParticipantRow,
             TextRow,
             GapRow,
@@ -411,10 +412,11 @@ impl Copy<'_> {
     }
 }
 
-/// The table whose committed rows count for one of those whose row i belongs together; a group has one such set.
+/// The table whose committed rows count for one of those whose row i belongs together.
 fn ruler_of(table: &str) -> Option<&'static str> {
     match table {
         WINDOWS | VALUES => Some(WINDOWS),
+        POSE | POSE_POINTS => Some(POSE),
         face if FACE_TABLES.contains(&face) => Some(FACES),
         _ => None,
     }

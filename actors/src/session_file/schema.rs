@@ -7,6 +7,7 @@ use hdf5::H5Type;
 use hdf5::types::FixedUnicode;
 use serde::{Deserialize, Serialize};
 use youquanti_models::face::{BLENDSHAPE_COUNT, LANDMARK_COUNT};
+use youquanti_models::pose::{POINT_VALUES, POSE_POINT_COUNT};
 
 use crate::capture::Asked;
 use crate::synchrony::SynchronyOptions;
@@ -223,6 +224,9 @@ pub(super) const BLENDSHAPES: &str = "blendshapes";
 pub(super) const HEAD_POSE: &str = "head_pose";
 /// The tables that have a row for each face: row i of one belongs to row i of the others.
 pub(super) const FACE_TABLES: [&str; 4] = [FACES, LANDMARKS, BLENDSHAPES, HEAD_POSE];
+/// Where bodies are sought. Row i of one belongs to row i of the other.
+pub(super) const POSE: &str = "pose";
+pub(super) const POSE_POINTS: &str = "pose_points";
 pub(super) const PARTICIPANTS: &str = "participants";
 pub(super) const MARKERS: &str = "markers";
 pub(super) const EVENTS: &str = "events";
@@ -349,6 +353,30 @@ pub struct VideoRow {
 /// Bytes of a face in all four of its tables.
 pub(super) const FACE_BYTES: usize =
     size_of::<FaceRow>() + (LANDMARK_COUNT * 3 + BLENDSHAPE_COUNT + 16) * size_of::<f32>();
+
+/// A row of `/cameras/<name>/pose`: a frame that was looked at for a body, also when there was none; there the points are NaN.
+#[derive(Clone, Copy, Debug, PartialEq, H5Type)]
+#[repr(C)]
+pub struct PoseRow {
+    /// `seq` of the frame.
+    pub frame_seq: u64,
+    /// The frame's stamp, nanoseconds of `CLOCK_MONOTONIC`.
+    pub captured_at_ns: u64,
+    /// 1 if there is a body, else 0.
+    pub valid: u16,
+    /// 1 if the detector ran on the frame; 0 if the body was followed from the frame before.
+    pub detector_ran: u16,
+    /// Microseconds from `captured_at_ns` until the result was there.
+    pub latency_us: u32,
+    /// The landmark network's confidence, 0 to 1, that there is a body where it looked; 0 where there was nothing to look at.
+    pub presence: f32,
+    /// The detector's score, 0 to 1, of the detection that began the body's track; NaN without a body.
+    pub score: f32,
+}
+
+/// Bytes of a body in both its tables.
+pub(super) const POSE_BYTES: usize =
+    size_of::<PoseRow>() + POSE_POINT_COUNT * POINT_VALUES.len() * size_of::<f32>();
 
 /// A row of `/participants`: from `time_ns` on, `track` of `camera` is this participant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
@@ -481,6 +509,7 @@ mod tests {
         check::<ResultRow>();
         check::<FaceRow>();
         check::<VideoRow>();
+        check::<PoseRow>();
         check::<ParticipantRow>();
         check::<TextRow>();
         check::<GapRow>();

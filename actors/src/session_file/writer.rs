@@ -16,6 +16,7 @@ use youquanti_models::face::{BLENDSHAPE_COUNT, FrameFaces, LANDMARK_COUNT};
 use youquanti_models::ids::{CameraId, CameraName, ParticipantId, TrackId};
 use youquanti_models::picture::{FrameMeta, PictureLayout};
 use youquanti_models::pipeline::BackendInfo;
+use youquanti_models::pose::{self, FramePose, POINT_VALUES, POSE_POINT_COUNT};
 use youquanti_models::time::{Timestamp, UtcNanos};
 
 use crate::calibration::StampOffset;
@@ -53,6 +54,8 @@ pub struct SessionHeader<'a> {
     pub config_text: &'a str,
     /// The back end and the networks it runs.
     pub backend: &'a BackendInfo,
+    /// Id and SHA-256 of the networks that look for bodies; `None`: nothing looks for them.
+    pub pose: Option<&'a [(String, String)]>,
     /// In the order of their `CameraId`.
     pub cameras: &'a [CameraHeader<'a>],
     /// What is compared between participants, if anything.
@@ -196,8 +199,15 @@ struct CameraTables {
     landmarks: Table<f32>,
     blendshapes: Table<f32>,
     head_pose: Table<f32>,
+    pose: Option<PoseTables>,
     /// A flush, and how many faces there were; another one is noted here once all of those have gone out.
     left_behind: (Timestamp, u64),
+}
+
+/// The tables of a camera's body. Row i of both belongs together.
+struct PoseTables {
+    rows: Table<PoseRow>,
+    points: Table<f32>,
 }
 
 /// The tables of synchrony. Row i of both belongs together.
@@ -268,7 +278,7 @@ impl SessionWriter {
 
     /// Turns the empty file `unfinished` into a session file that will be called `path`.
     fn fill(path: &Path, unfinished: &Path, header: &SessionHeader<'_>) -> Result<Self, SessionFileError> {
-        let waiting = buffered_bytes(header.cameras.len(), header.synchrony);
+        let waiting = buffered_bytes(header.cameras.len(), header.pose.is_some(), header.synchrony);
         let space = DiskSpace::set_aside(path, header.options.reserve_bytes.max(4 * waiting))?;
         let file = File::with_options()
             .with_fapl(|access| access.libver_v110())
@@ -278,11 +288,11 @@ impl SessionWriter {
         let parent = file.create_group(CAMERAS).map_err(failed_to("create", CAMERAS))?;
         let cameras = (0..)
             .zip(header.cameras)
-            .map(|(index, camera)| CameraTables::create(&parent, index, camera, header.options.compression))
+            .map(|(index, camera)| CameraTables::create(&parent, index, camera, header))
             .collect::<Result<Vec<_>, _>>()?;
         let synchrony =
             header.synchrony.map(|options| SynchronyTables::create(&file, options)).transpose()?;
-        let columns = committed_columns(header.cameras, synchrony.is_some());
+        let columns = committed_columns(header.cameras, header.pose.is_some(), synchrony.is_some());
         let mut writer = Self {
             cameras,
             participants: small(&file, PARTICIPANTS)?,
@@ -372,6 +382,18 @@ impl SessionWriter {
         self.admit(size_of::<ResultRow>() + found.faces.len() * FACE_BYTES)?;
         let result = camera_of(&mut self.cameras, found.meta.camera)?.append_faces(found, participants);
         self.note(result, FACES)
+    }
+
+    /// Adds what was found of a body in a frame.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Broken`, `UnknownCamera`, `NotAsked`, `Hdf5`.
+    pub fn append_pose(&mut self, found: &FramePose) -> Result<(), SessionFileError> {
+        self.admit(POSE_BYTES)?;
+        let tables = &mut camera_of(&mut self.cameras, found.meta.camera)?.pose;
+        let tables = tables.as_mut().ok_or(SessionFileError::NotAsked { table: POSE })?;
+        let result = tables.append(found);
+        self.note(result, POSE)
     }
 
     /// Adds an event: what happened to the session itself. `json` is kept whole; `source` and `kind` beyond
@@ -640,7 +662,8 @@ impl SessionWriter {
     }
 
     fn try_commit(&mut self, now: Timestamp, everything: bool) -> Result<u64, SessionFileError> {
-        let before: u64 = self.commit_row.iter().skip(1).take(TABLES_OF_A_CAMERA * self.cameras.len()).sum();
+        let of_cameras = self.cameras.iter().map(|camera| camera.committed().count()).sum();
+        let before: u64 = self.commit_row.iter().skip(1).take(of_cameras).sum();
         for camera in &mut self.cameras {
             camera.write_out(now, everything).map_err(failed_to("write rows to", CAMERAS))?;
         }
@@ -664,12 +687,7 @@ impl SessionWriter {
         self.commit_row.clear();
         self.commit_row.push(now.0);
         for camera in &self.cameras {
-            self.commit_row.extend([
-                camera.frames.written(),
-                camera.results.written(),
-                camera.faces.written(),
-                camera.video.written(),
-            ]);
+            self.commit_row.extend(camera.committed());
         }
         let after: u64 = self.commit_row.iter().skip(1).sum();
         self.commit_row.extend([
@@ -698,15 +716,19 @@ impl SessionWriter {
     }
 }
 
-/// Columns of `/committed` for each camera, see [`committed_columns`].
-const TABLES_OF_A_CAMERA: usize = 4;
-
 impl CameraTables {
+    /// Its columns of `/committed`, see [`committed_columns`].
+    fn committed(&self) -> impl Iterator<Item = u64> {
+        let always =
+            [self.frames.written(), self.results.written(), self.faces.written(), self.video.written()];
+        always.into_iter().chain(self.pose.as_ref().map(|pose| pose.rows.written()))
+    }
+
     fn create(
         parent: &Group,
         index: u16,
         camera: &CameraHeader<'_>,
-        compression: Compression,
+        header: &SessionHeader<'_>,
     ) -> Result<Self, SessionFileError> {
         let name = camera.name.as_str();
         let group = parent.create_group(name).map_err(failed_to("create", name))?;
@@ -718,7 +740,7 @@ impl CameraTables {
         text_attribute(&group, "device", camera.device)?;
         text_attribute(&group, "stamp_source", camera.stamp_source)?;
         mode_attributes(&group, camera)?;
-        let deflate = compression == Compression::Deflate;
+        let deflate = header.options.compression == Compression::Deflate;
         let faces = chunk_rows::FACES;
         let tables = Self {
             frames: table(&group, FRAMES, &[], chunk_rows::FRAMES, false)?,
@@ -728,6 +750,7 @@ impl CameraTables {
             landmarks: table(&group, LANDMARKS, &[LANDMARK_COUNT, 3], faces, deflate)?,
             blendshapes: table(&group, BLENDSHAPES, &[BLENDSHAPE_COUNT], faces, deflate)?,
             head_pose: table(&group, HEAD_POSE, &[4, 4], faces, deflate)?,
+            pose: header.pose.map(|_| PoseTables::create(&group)).transpose()?,
             left_behind: (Timestamp(0), 0),
         };
         list_attribute(tables.faces.dataset(), "latency_stages", &LATENCY_STAGES)?;
@@ -794,6 +817,10 @@ impl CameraTables {
         self.frames.write_out()?;
         self.video.write_out()?;
         self.results.write_out()?;
+        if let Some(pose) = &mut self.pose {
+            pose.rows.write_out()?;
+            pose.points.write_out()?;
+        }
         let (since, rows) = self.left_behind;
         let are_out = self.faces.written() >= rows;
         if are_out {
@@ -810,6 +837,47 @@ impl CameraTables {
             self.blendshapes.write_whole_chunks()?;
             self.head_pose.write_whole_chunks()
         }
+    }
+}
+
+impl PoseTables {
+    fn create(group: &Group) -> Result<Self, SessionFileError> {
+        let tables = Self {
+            rows: table(group, POSE, &[], chunk_rows::FACES, false)?,
+            points: table(
+                group,
+                POSE_POINTS,
+                &[POSE_POINT_COUNT, POINT_VALUES.len()],
+                chunk_rows::FACES,
+                false,
+            )?,
+        };
+        let points = tables.points.dataset();
+        list_attribute(points, "names", &pose::NAMES)?;
+        list_attribute(points, "columns", &POINT_VALUES)?;
+        text_attribute(
+            points,
+            "units",
+            "x, y: pixels of the camera picture, x right, y down; z: the same unit, 0 at the mid-hip, negative is nearer; visibility, \
+             presence: 0 to 1; NaN: no body",
+        )?;
+        Ok(tables)
+    }
+
+    fn append(&mut self, found: &FramePose) -> Result<(), hdf5::Error> {
+        let (meta, body) = (&found.meta, &found.body);
+        self.rows.append(&[PoseRow {
+            frame_seq: meta.seq,
+            captured_at_ns: meta.captured_at.0,
+            valid: body.is_some().into(),
+            detector_ran: found.detector_ran.into(),
+            latency_us: found.found_at.micros_since(meta.captured_at),
+            presence: found.presence,
+            score: body.as_ref().map_or(f32::NAN, |body| body.score),
+        }])?;
+        let nowhere = [[f32::NAN; POINT_VALUES.len()]; POSE_POINT_COUNT];
+        let points = body.as_ref().map_or(&nowhere, |body| &body.points);
+        self.points.append(points.as_flattened())
     }
 }
 
@@ -878,9 +946,10 @@ fn mode_attributes(group: &Group, camera: &CameraHeader<'_>) -> Result<(), Sessi
 }
 
 /// Upper bound of what waits in memory.
-fn buffered_bytes(cameras: usize, synchrony: Option<&SynchronyOptions>) -> u64 {
+fn buffered_bytes(cameras: usize, has_pose: bool, synchrony: Option<&SynchronyOptions>) -> u64 {
     let index = chunk_rows::FRAMES * (size_of::<FrameRow>() + size_of::<ResultRow>() + size_of::<VideoRow>());
-    let camera = index + chunk_rows::FACES * FACE_BYTES;
+    let pose = if has_pose { POSE_BYTES } else { 0 };
+    let camera = index + chunk_rows::FACES * (FACE_BYTES + pose);
     let session = chunk_rows::TEXT + 9 * chunk_rows::SMALL * size_of::<ParticipantRow>();
     let synchrony =
         synchrony.map_or(0, |options| chunk_rows::synchrony(options) * synchrony_row_bytes(options));
@@ -892,11 +961,12 @@ fn camera_of(cameras: &mut [CameraTables], camera: CameraId) -> Result<&mut Came
 }
 
 /// What the columns of `/committed` count. The rows of `faces` count for landmarks, blendshapes and head poses, those of
-/// `windows` for values.
-fn committed_columns(cameras: &[CameraHeader<'_>], has_synchrony: bool) -> Vec<String> {
-    let of_cameras = cameras.iter().flat_map(|camera| {
-        [FRAMES, RESULTS, FACES, VIDEO].map(|table| format!("/{CAMERAS}/{}/{table}", camera.name))
-    });
+/// `windows` for values, those of `pose` for its points.
+fn committed_columns(cameras: &[CameraHeader<'_>], has_pose: bool, has_synchrony: bool) -> Vec<String> {
+    let tables = [FRAMES, RESULTS, FACES, VIDEO].into_iter().chain(has_pose.then_some(POSE));
+    let of_cameras = cameras
+        .iter()
+        .flat_map(|camera| tables.clone().map(|table| format!("/{CAMERAS}/{}/{table}", camera.name)));
     let of_session = [PARTICIPANTS, MARKERS, EVENTS, GAPS, TEXT, LEDGER, QUALITY, CLOCK, STOP];
     let of_synchrony = [PAIRS, WINDOWS].into_iter().filter(|_| has_synchrony);
     std::iter::once(TIME_COLUMN.to_owned())
@@ -930,6 +1000,7 @@ fn write_header(file: &File, header: &SessionHeader<'_>) -> Result<(), SessionFi
         .backend
         .models
         .iter()
+        .chain(header.pose.unwrap_or_default())
         .map(|(id, sha256)| ModelEntry { id: fixed(id), sha256: fixed(sha256) })
         .collect();
     array_attribute(file, "models", &models)

@@ -108,6 +108,7 @@ pub(crate) fn create_with_config(
         config_text,
         backend: &backend,
         cameras: &cameras,
+        pose: None,
         synchrony: Some(&synchrony()),
         options,
     };

@@ -464,6 +464,7 @@ impl Setup {
             record_from_start: Some(named("session")),
             lsl: None,
             preview: Some(preview()),
+            pose: None,
             discovery_dir: Some(dir.path().join("discovery")),
             restarts: RESTARTS,
             pipeline_timeout: Duration::from_secs(2),

@@ -71,6 +71,57 @@ def test_tables_are_the_same_everywhere(ended: Path, tmp_path: Path) -> None:
             session.table("nothing")
 
 
+BODY = """
+version = 1
+[session]
+name = "body"
+[[camera]]
+name = "left"
+file = {{ path = "{folder}", pace = "lossless" }}
+[pipeline]
+backend = "cpu"
+threads = 1
+[pose]
+enabled = true
+[recording]
+reserve = "1MB"
+[preview]
+enabled = false
+[server]
+enabled = false
+"""
+
+
+def test_bodies_are_a_table(tmp_path: Path) -> None:
+    """Three frames with a body, then three without."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    body = Image.open(ROOT / "models" / "portraits" / "astronaut.png")
+    for number in range(6):
+        (body if number < 3 else Image.new("RGB", body.size, (90, 90, 90))).save(pictures / f"{number}.png")
+    config = tmp_path / "body.toml"
+    config.write_text(BODY.format(folder=pictures))
+    made = run("run", config, "--record", tmp_path, "--json")
+    (file,) = tmp_path.glob("*.h5")
+    assert json.loads(made.stdout)["cameras"][0]["consumers"]["pose"]["delivered"] == 6
+    with youquanti.load(file) as session:
+        camera = session.cameras["left"]
+        assert camera.pose is not None and camera.pose_points is not None
+        assert camera.pose["valid"].tolist() == [1, 1, 1, 0, 0, 0]
+        # Followed until it is gone; from then on it is looked for.
+        assert camera.pose["detector_ran"].tolist() == [1, 0, 0, 0, 1, 1]
+        assert camera.pose_points.shape == (6, 33, 5)
+        nose = camera.pose_names.index("nose")
+        (face,) = camera.faces[camera.faces["frame_seq"] == 0]
+        x, y = camera.pose_points[0, nose, :2]
+        assert face["bbox"][0] < x < face["bbox"][2] and face["bbox"][1] < y < face["bbox"][3]
+        export(file, "csv", tmp_path)
+        check_tables(session, tmp_path / f"{file.stem}_csv", pd.read_csv)
+        assert len(session.table("pose")) == 9 + 33 * 5
+    told = run("inspect", file).stdout
+    assert "pose    6 frames looked at, 3 with a body" in told
+
+
 def test_without_landmarks(ended: Path, tmp_path: Path) -> None:
     told = export(ended, "parquet", tmp_path, "--no-landmarks")
     assert "landmarks.parquet" not in {Path(file["path"]).name for file in told["files"]}

@@ -8,6 +8,7 @@ pub mod colour;
 pub mod crop;
 pub mod lanes;
 pub mod network;
+pub mod pose;
 pub mod preview;
 pub mod sharpness;
 pub mod shrink;

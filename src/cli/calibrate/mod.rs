@@ -1,5 +1,6 @@
 //! `youquanti calibrate`: how far a camera's stamps are from the light, by a coded screen that it films.
 
+mod marker;
 mod screen;
 
 use std::io::{self, BufRead, IsTerminal};
@@ -23,6 +24,7 @@ use youquanti::offsets::{Offsets, StoredOffset};
 use youquanti::{Config, ConfigErrors};
 use youquanti_config::{CameraConfig, Period};
 
+use self::marker::Marker;
 use self::screen::Screen;
 use super::{Exit, fail, fail_config};
 
@@ -73,6 +75,9 @@ pub(crate) struct Args {
     /// The screen's own delay, from writing until it lights up, e.g. 12.5ms; it is subtracted.
     #[arg(long, value_name = "TIME", value_parser = screen_delay)]
     screen_delay: Option<Duration>,
+    /// Send each change of the terminal as a marker over Lab Streaming Layer, too: "white" or "black", stream youquanti_calibration.
+    #[arg(long)]
+    lsl: bool,
     /// Write stamp and brightness of every frame to this file as CSV, to see what the camera saw.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
@@ -117,6 +122,12 @@ pub(crate) fn execute(args: &Args) -> Exit {
     if let Err(error) = Offsets::read(&path) {
         return fail(Exit::Missing, &error);
     }
+    if args.lsl && args.screen == ScreenChoice::External {
+        eprintln!(
+            "error: --lsl sends the changes of this terminal; with --screen external another program shows the code"
+        );
+        return Exit::Usage;
+    }
     if args.screen == ScreenChoice::Terminal {
         if !io::stderr().is_terminal() {
             eprintln!("error: standard error is no terminal that could flash: see --screen");
@@ -134,7 +145,11 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Err(error @ CalibrateError::Capture { .. }) => return fail(Exit::Missing, &error),
         Err(error @ CalibrateError::Runtime(_)) => return fail(Exit::Internal, &error),
     };
-    let film = match film(args, &mut camera, &clock) {
+    let marker = match args.lsl.then(Marker::new).transpose() {
+        Ok(marker) => marker,
+        Err(error) => return fail(Exit::Missing, error.as_ref()),
+    };
+    let film = match film(args, &mut camera, &clock, marker) {
         Ok(Some(film)) => film,
         Ok(None) => {
             eprintln!("interrupted: nothing was measured");
@@ -214,13 +229,14 @@ fn film(
     args: &Args,
     camera: &mut Camera,
     clock: &Arc<dyn Clock>,
+    marker: Option<Marker>,
 ) -> Result<Option<Film>, Box<dyn std::error::Error>> {
     let broken_off = Arc::<AtomicBool>::default();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&broken_off))?;
     }
     let screen = match args.screen {
-        ScreenChoice::Terminal => Some(Screen::start(io::stderr(), Arc::clone(clock))?),
+        ScreenChoice::Terminal => Some(Screen::start(io::stderr(), Arc::clone(clock), marker)?),
         ScreenChoice::External => {
             eprintln!("filming the code for {}: another program must show it", args.duration);
             None

@@ -12,6 +12,8 @@ use std::time::Duration;
 use youquanti::actors::calibration::code;
 use youquanti::models::{Clock, Timestamp};
 
+use super::marker::Marker;
+
 /// Alternate screen, no cursor, no wrapping of long lines.
 const TAKE: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 
@@ -30,13 +32,17 @@ struct Shared {
 }
 
 impl Screen {
-    /// Takes the terminal and begins.
-    pub(super) fn start(terminal: impl Write + Send + 'static, clock: Arc<dyn Clock>) -> io::Result<Self> {
+    /// Takes the terminal and begins. Each change is sent as a marker, too, if there is one.
+    pub(super) fn start(
+        terminal: impl Write + Send + 'static,
+        clock: Arc<dyn Clock>,
+        marker: Option<Marker>,
+    ) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let flashing = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("yq-screen".to_owned())
-            .spawn(move || flash(Taken::take(terminal)?, clock.as_ref(), &flashing))?;
+            .spawn(move || flash(Taken::take(terminal)?, clock.as_ref(), &flashing, marker.as_ref()))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -83,7 +89,12 @@ impl<W: Write> Drop for Taken<W> {
     }
 }
 
-fn flash<W: Write>(mut terminal: Taken<W>, clock: &dyn Clock, shared: &Shared) -> io::Result<Duration> {
+fn flash<W: Write>(
+    mut terminal: Taken<W>,
+    clock: &dyn Clock,
+    shared: &Shared,
+    marker: Option<&Marker>,
+) -> io::Result<Duration> {
     let (mut late, mut changes) = (Duration::ZERO, 0);
     let mut due = clock.now();
     while !shared.ends.load(Ordering::Acquire) {
@@ -95,7 +106,11 @@ fn flash<W: Write>(mut terminal: Taken<W>, clock: &dyn Clock, shared: &Shared) -
         let picture = picture(now, &shared.status.lock().unwrap_or_else(PoisonError::into_inner));
         terminal.0.write_all(picture.as_bytes())?;
         terminal.0.flush()?;
-        late += clock.now().saturating_since(due);
+        let written_at = clock.now();
+        if let Some(marker) = marker {
+            marker.send(code::is_white(now), written_at).map_err(io::Error::other)?;
+        }
+        late += written_at.saturating_since(due);
         changes += 1;
         due = code::next_change(now);
     }
@@ -155,7 +170,7 @@ mod tests {
     fn the_terminal_flashes_and_is_given_back() {
         let (terminal, written) = sync_channel(0);
         let screen =
-            Screen::start(Sent(terminal), ChangeByChange::from(Timestamp(5_000_000_000_000))).unwrap();
+            Screen::start(Sent(terminal), ChangeByChange::from(Timestamp(5_000_000_000_000)), None).unwrap();
         screen.say("7 s".to_owned());
         assert_eq!(written.recv().unwrap(), TAKE.as_bytes());
         let mut seen = String::new();
@@ -173,7 +188,7 @@ mod tests {
     #[test]
     fn a_terminal_that_is_gone_is_told() {
         let (terminal, written) = sync_channel(0);
-        let screen = Screen::start(Sent(terminal), ChangeByChange::from(Timestamp(1))).unwrap();
+        let screen = Screen::start(Sent(terminal), ChangeByChange::from(Timestamp(1)), None).unwrap();
         drop(written);
         assert_eq!(screen.end().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }

@@ -282,6 +282,40 @@ class Camera:
         return self._rows("head_pose")
 
     @cached_property
+    def pose(self) -> NDArray[Any] | None:
+        """Frames that were looked at for a body, also those without one, structured [n]; None where bodies were not sought.
+
+        Frames without a row were skipped: what looks for bodies takes as many as one thread can. Row i belongs to row i of
+        `pose_points`. Whose body it is, the file does not say; its nose is in their face.
+
+        time            f8  s since the session's start, of `captured_at_ns`
+        frame_seq       u8  `seq` of the frame
+        captured_at_ns  u8  the frame's stamp
+        valid           u2  1 if there is a body
+        detector_ran    u2  1 if the detector ran on the frame, 0 if the body was followed from the one before
+        latency_us      u4  from the stamp until the result was there
+        presence        f4  the network's confidence, 0 to 1, that there is a body where it looked; 0: nowhere to look
+        score           f4  of the detection that began the body's track, 0 to 1; NaN without a body
+        """
+        path = self._path("pose")
+        return self._session._timed(path, "captured_at_ns") if path in self._session._committed else None
+
+    @property
+    def pose_points(self) -> Rows | None:
+        """[n, 33, 5] f4: x, y in pixels of the camera picture, z in the same unit, 0 at the mid-hip, negative is nearer; visibility and
+        presence, 0 to 1. NaN without a body; None where bodies were not sought."""
+        if self.pose is None:
+            return None
+        return self._session._rows(self._path("pose_points"), ruler=self._path("pose"))
+
+    @cached_property
+    def pose_names(self) -> tuple[str, ...]:
+        """Names of the 33 points, "nose" first; empty where bodies were not sought."""
+        if self.pose is None:
+            return ()
+        return tuple(_text(name) for name in self._group["pose_points"].attrs["names"])
+
+    @cached_property
     def blendshape_names(self) -> tuple[str, ...]:
         """Names of the 52 columns of `blendshapes`, "_neutral" first."""
         return tuple(_text(name) for name in self._group["blendshapes"].attrs["names"])

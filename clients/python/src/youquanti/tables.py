@@ -142,6 +142,24 @@ def _landmarks(camera: Camera) -> Table:
     return {**_who(camera), **named}
 
 
+def _of_pose(camera: Camera) -> Table:
+    assert camera.pose is not None and camera.pose_points is not None
+    names = ("time", "frame_seq", "captured_at_ns", "valid", "detector_ran", "latency_us", "presence", "score")
+    points = camera.pose_points[:]
+    values = ("x", "y", "z", "visibility", "presence")
+    named = {
+        f"{point}_{value}": points[:, i, k]
+        for i, point in enumerate(camera.pose_names)
+        for k, value in enumerate(values)
+    }
+    return {**_picked(camera.pose, *names), **named}
+
+
+def _pose(session: Session) -> Table:
+    is_sought = all(camera.pose is not None for camera in session.cameras.values())
+    return _of_cameras(_of_pose)(session) if is_sought else {}
+
+
 def _synchrony(session: Session) -> Table:
     found = session.synchrony
     if found is None:
@@ -257,6 +275,7 @@ _MAKERS: dict[str, Callable[[Session], Table]] = {
     "head_pose": _of_cameras(_head_pose),
     "blendshapes": _of_cameras(_blendshapes),
     "landmarks": _of_cameras(_landmarks),
+    "pose": _pose,
     "synchrony": _synchrony,
     "participants": _participants,
     "markers": _texts("/markers"),
