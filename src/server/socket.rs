@@ -91,6 +91,8 @@ enum Wish {
         #[serde(default)]
         results: Option<ResultsWish>,
     },
+    /// What time it is here; answered at once with the time on the client's clock at which it was sent.
+    Clock { sent: f64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -131,8 +133,7 @@ fn read(text: &str) -> Result<Said, String> {
         return Ok(Said::Command(commands::Request::read(message), id));
     }
     let wish: Wish = serde_json::from_value(message).map_err(|error| error.to_string())?;
-    let Wish::Subscribe { results, .. } = &wish;
-    if let Some(rate) = results.as_ref().and_then(|results| results.rate)
+    if let Wish::Subscribe { results: Some(ResultsWish { rate: Some(rate), .. }), .. } = wish
         && !(0.1..=1000.0).contains(&rate)
     {
         return Err(format!("rate = {rate} is outside 0.1 to 1000 a second"));
@@ -234,6 +235,11 @@ impl Client {
                 self.send(json!({ "type": "subscribed" }).to_string()).await?;
                 Ok(true)
             }
+            Ok(Said::Wish(Wish::Clock { sent })) => {
+                let now_s = views::seconds(SystemClock.now().0);
+                self.send(json!({ "type": "clock", "sent": sent, "now_s": now_s }).to_string()).await?;
+                Ok(false)
+            }
             Ok(Said::Command(request, id)) => {
                 let answer = match request {
                     Ok(request) => {
@@ -271,7 +277,7 @@ impl Client {
         }
         let text = json!({
             "type": "event",
-            "at_s": event.at.0 as f64 / 1e9,
+            "at_s": views::seconds(event.at.0),
             "source": event.source,
             "kind": event.kind.name(),
             "detail": event.detail,
@@ -445,6 +451,8 @@ mod tests {
             (r#"{"type":"subscribe","evnts":true}"#, "unknown field `evnts`"),
             (r#"{"type":"subscribe","results":{"rate":0}}"#, "outside 0.1 to 1000"),
             (r#"{"type":"subscribe","results":{"rate":1e999}}"#, "number out of range"),
+            (r#"{"type":"clock"}"#, "missing field `sent`"),
+            (r#"{"type":"clock","sent":"noon"}"#, "expected f64"),
         ] {
             let words = read(wrong).unwrap_err();
             assert!(words.contains(says), "{wrong}: {words}");

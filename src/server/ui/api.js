@@ -46,17 +46,46 @@ export async function command(command, values = {}) {
   return answer.ok;
 }
 
+// The session machine's clock, as the newest questions and answers tell it: [ms to add to performance.now(), ms that this may be wrong by].
+const ASKED_AT_ONCE = 8;
+const ASKED_EVERY_MS = 10000;
+let ties = [];
+
+/** Milliseconds since an instant of the session's clock, and how far they may be wrong; null until the clock is known. */
+export function since(seconds) {
+  if (!ties.length) return null;
+  const [shift, error] = ties.reduce((best, tie) => (tie[1] < best[1] ? tie : best));
+  return { ms: performance.now() + shift - seconds * 1000, error };
+}
+
+function answered({ sent, now_s }) {
+  const now = performance.now();
+  ties = [...ties, [now_s * 1000 - (sent + now) / 2, (now - sent) / 2]].slice(-ASKED_AT_ONCE);
+}
+
 /** Opens the WebSocket, and again whenever it is closed; `wish` is asked anew each time. */
 export function live(wish, onMessage, onState) {
   const token = sessionStorage.getItem(TOKEN);
   const protocols = token ? ["youquanti.v1", `bearer.${token}`] : ["youquanti.v1"];
   const socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/api/v1/live`, protocols);
+  const say = (message) => socket.send(JSON.stringify(message));
+  const ask = () => say({ type: "clock", sent: performance.now() });
+  let asking = null;
   socket.onopen = () => {
-    socket.send(JSON.stringify({ type: "subscribe", ...wish() }));
+    ties = []; // of a session that may have been another
+    say({ type: "subscribe", ...wish() });
+    ask();
+    asking = setInterval(ask, ASKED_EVERY_MS);
     onState(true);
   };
-  socket.onmessage = (message) => onMessage(JSON.parse(message.data));
+  socket.onmessage = ({ data }) => {
+    const message = JSON.parse(data);
+    if (message.type !== "clock") return onMessage(message);
+    answered(message);
+    if (ties.length < ASKED_AT_ONCE) ask();
+  };
   socket.onclose = () => {
+    clearInterval(asking);
     onState(false);
     setTimeout(() => live(wish, onMessage, onState), 2000);
   };

@@ -1,6 +1,6 @@
 // One camera: its picture, what was found in exactly that picture, its state and its buttons.
 
-import { command, get } from "/ui/api.js";
+import { command, get, since } from "/ui/api.js";
 
 // As MediaPipe's canonical face model numbers its points.
 const OVAL = [10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109];
@@ -12,6 +12,7 @@ const NOSE_TIP = 1;
 // The head pose is reckoned with a camera of this vertical field of view.
 const FIELD_OF_VIEW = (63 * Math.PI) / 180;
 const AXIS_METRES = 0.1;
+const MOST_DELAYS = 1000;
 const AXES = ["#ff6b5e", "#6bdc7f", "#6ea8fe"];
 export const COLOURS = ["#57b894", "#e0a642", "#7aa7f0", "#d67fd0", "#e5675a", "#9cc653", "#53c3cf", "#b39ddb"];
 
@@ -24,42 +25,45 @@ export class Camera {
     this.name = name;
     this.overlay = overlay;
     this.hasPreview = true;
-    this.frames = 0;
+    // Of the newest pictures: milliseconds from capture until this page had them, and until they were drawn.
+    this.delays = [];
     this.root = document.createElement("article");
     this.root.className = "camera";
     this.root.innerHTML = `<header><h2></h2><span class="badge"></span><span class="quiet"></span>
-      <button data-command="pause_camera">Pause</button><button data-command="resume_camera">Resume</button>
-      <button data-command="restart_camera">Restart</button></header><canvas width="16" height="9"></canvas>`;
+      <span class="buttons"><button data-command="pause_camera">Pause</button><button data-command="resume_camera">Resume</button>
+      <button data-command="restart_camera">Restart</button></span></header><canvas width="16" height="9"></canvas>`;
     this.root.dataset.camera = name;
+    this.root.camera = this;
     this.root.querySelector("h2").textContent = name;
     this.canvas = this.root.querySelector("canvas");
     for (const button of this.root.querySelectorAll("button")) {
+      button.setAttribute("aria-label", `${button.textContent} ${name}`);
       button.onclick = () => command(button.dataset.command, { camera: name }).catch(complain);
     }
     this.pull();
   }
 
-  /** Asks for pictures one by one, the next when the one before is drawn: never more than this browser takes. */
+  /** Asks for pictures one by one, the next while the one before is drawn: never more than this browser takes. */
   async pull() {
-    let after = -1;
+    let next = null;
     for (;;) {
       if (document.hidden) {
         await new Promise((resume) => document.addEventListener("visibilitychange", resume, { once: true }));
-        continue;
+        next = null; // that one is old
       }
       try {
-        const response = await get(`/api/v1/cameras/${this.name}/preview?after=${after}`);
-        if (response.status === 204) continue;
-        const bytes = await response.arrayBuffer();
-        const size = new DataView(bytes).getUint32(0, true);
-        const frame = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, size)));
-        const picture = await createImageBitmap(new Blob([new Uint8Array(bytes, 4 + size)], { type: "image/jpeg" }));
-        after = frame.seq;
+        const answer = await (next ?? this.ask(-1));
+        next = null;
+        if (!answer) continue;
+        const { frame, picture, received } = answer;
+        next = this.ask(frame.seq);
+        next.catch(() => {}); // it is waited for above
         await new Promise(requestAnimationFrame);
         this.draw(frame, picture);
         picture.close();
-        this.frames += 1;
+        this.note(received, since(frame.captured_at_s));
       } catch (error) {
+        next = null;
         if (error.status === 404 || error.status === 501) {
           this.hasPreview = false;
           return;
@@ -67,6 +71,24 @@ export class Camera {
         await new Promise((resume) => setTimeout(resume, 1000));
       }
     }
+  }
+
+  /** A newer picture than number `after`, as soon as there is one; null where none has come for a while. */
+  async ask(after) {
+    const response = await get(`/api/v1/cameras/${encodeURIComponent(this.name)}/preview?after=${after}`);
+    if (response.status === 204) return null;
+    const bytes = await response.arrayBuffer();
+    const size = new DataView(bytes).getUint32(0, true);
+    const frame = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, size)));
+    const received = since(frame.captured_at_s);
+    const picture = await createImageBitmap(new Blob([new Uint8Array(bytes, 4 + size)], { type: "image/jpeg" }));
+    return { frame, picture, received };
+  }
+
+  note(received, drawn) {
+    if (!received || !drawn) return;
+    this.delays.push({ received_ms: received.ms, drawn_ms: drawn.ms, error_ms: drawn.error });
+    if (this.delays.length > MOST_DELAYS) this.delays.shift();
   }
 
   draw(frame, picture) {
@@ -131,13 +153,20 @@ export class Camera {
     }
   }
 
-  show(facts, fps) {
+  show(facts, fps, now) {
     const badge = this.root.querySelector(".badge");
     badge.textContent = facts.state;
-    badge.dataset.state = facts.state;
-    const away = facts.state === "away" ? ", no frames" : "";
-    this.root.querySelector(".quiet").textContent =
-      `${facts.width}×${facts.height} ${facts.format}, ${fps.toFixed(0)} fps, ${facts.faces} ${facts.faces === 1 ? "face" : "faces"}${away}`;
+    this.root.dataset.state = badge.dataset.state = facts.state;
+    const parts = [`${facts.width}×${facts.height} ${facts.format}`];
+    if (facts.state === "running") {
+      parts.push(`${fps.toFixed(0)} fps`, `${facts.faces} ${facts.faces === 1 ? "face" : "faces"}`);
+      const drawn = this.delays.slice(-60).map(({ drawn_ms }) => drawn_ms).sort((a, b) => a - b);
+      if (drawn.length) parts.push(`drawn after ${drawn[drawn.length >> 1].toFixed(0)} ms`);
+    } else if (facts.last_frame_s) {
+      parts.push(`no frames for ${Math.max(0, now - facts.last_frame_s).toFixed(0)} s`);
+    }
+    if (facts.restarts) parts.push(`${facts.restarts} ${facts.restarts === 1 ? "restart" : "restarts"}`);
+    this.root.querySelector(".quiet").textContent = parts.join(", ");
     for (const button of this.root.querySelectorAll("button")) {
       const isPaused = facts.state === "paused";
       button.disabled = button.dataset.command === "resume_camera" ? !isPaused : isPaused || facts.state === "ended";
