@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CARGO_FLAGS := --release --locked
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup setup-test build run test unit doc-test loom python-test embed-test test-cameras lint fmt clippy bench peers clean
+.PHONY: help setup setup-test build run test unit doc-test loom python-test embed-test test-cameras lint fmt clippy bench peers preview-bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,9 @@ bench: setup ## criterion benches
 peers: setup-test ## side by side with MediaPipe, writes benches/results/peers.json
 	cargo build $(CARGO_FLAGS) -p youquanti-gpu --example youquanti-peer
 	.venv/bin/python benches/peers/run.py
+
+preview-bench: setup-test build ## capture to preview in shared memory and to drawn in Chromium, writes benches/results/preview.json
+	.venv/bin/python benches/preview/run.py --json benches/results/preview.json
 
 clean: ## remove build output, not .venv
 	cargo clean

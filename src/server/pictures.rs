@@ -21,8 +21,8 @@ use youquanti_models::{CameraId, Frame, PixelFormat};
 use super::Shared;
 use super::views::problem;
 
-/// How long a client waits for a newer picture than it has.
-const NEWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long a client waits for a newer picture than it has. It keeps one of the few connections that a browser has.
+const NEWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// Quality of the pictures, 1 to 100.
 const QUALITY: u8 = 75;

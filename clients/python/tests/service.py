@@ -39,18 +39,23 @@ port = 0
 
 
 class Service:
-    """The program, running in a folder."""
+    """The program, running in a folder. With faults it is a rehearsal, whose matrix is `matrix.json` at its end."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, faults: str | None = None) -> None:
         config = folder / "session.toml"
         config.write_text(CONFIG.format(name=f"{name}-{os.getpid()}"))
         self.folder = folder
         self.log = folder / "log.txt"
+        self.matrix = folder / "matrix.json"
+        words: list[str | Path] = ["run", config]
+        if faults is not None:
+            campaign = folder / "campaign.toml"
+            campaign.write_text(f'version = 1\nconfig = "session.toml"\n{faults}')
+            words = ["chaos", campaign, "--ui", "--json"]
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [PROGRAM, "run", config], cwd=folder, stdout=out, stderr=subprocess.STDOUT, env=environment
-            )
+        with self.log.open("wb") as log, self.matrix.open("wb") as matrix:
+            out = log if faults is None else matrix
+            self.process = subprocess.Popen([PROGRAM, *words], cwd=folder, stdout=out, stderr=log, env=environment)
         deadline = time.monotonic() + 120
         while not (found := re.search(r"control and figures at http://127\.0\.0\.1:(\d+)/", self.log.read_text())):
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()

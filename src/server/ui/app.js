@@ -77,7 +77,7 @@ function addEvent({ at_s, source, kind, detail }) {
   const row = document.createElement("li");
   row.dataset.kind = kind;
   const text = kind === "marker" ? detail.text
-    : Object.entries(detail).map(([key, value]) => `${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ");
+    : Object.entries(detail).filter(([, value]) => value !== "").map(([key, value]) => `${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ");
   for (const part of [`${(at_s - startedAt).toFixed(2)} s`, source, kind, text]) {
     const cell = document.createElement("span");
     cell.textContent = part;
@@ -179,7 +179,9 @@ function showMarkers() {
       kept.splice(index, 1);
       showMarkers();
     };
-    button.onkeydown = (event) => event.key === "Delete" && button.oncontextmenu(event);
+    button.onkeydown = (event) => {
+      if (event.key === "Delete") button.oncontextmenu(event);
+    };
     return button;
   }));
   localStorage.setItem(MARKERS, JSON.stringify(kept));

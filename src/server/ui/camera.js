@@ -54,7 +54,11 @@ export class Camera {
       try {
         const answer = await (next ?? this.ask(-1));
         next = null;
-        if (!answer) continue;
+        if (!answer) {
+          // A browser has six connections: those of cameras that send nothing are left to others.
+          if (this.root.dataset.state !== "running") await new Promise((resume) => setTimeout(resume, 1000));
+          continue;
+        }
         const { frame, picture, received } = answer;
         next = this.ask(frame.seq);
         next.catch(() => {}); // it is waited for above

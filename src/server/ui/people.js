@@ -75,9 +75,8 @@ export class Person {
     context.clearRect(0, 0, width, height);
     const margin = 6;
     const yOf = (value) => height - margin - value * (height - 2 * margin);
-    context.strokeStyle = context.fillStyle = getComputedStyle(canvas).color;
+    context.strokeStyle = context.fillStyle = "#888"; // is seen on black and on white
     context.font = "10px system-ui, sans-serif";
-    context.globalAlpha = 0.5;
     context.lineWidth = 0.5;
     for (const value of [0, 0.5, 1]) {
       context.fillText(value, 0, yOf(value) + 3);
@@ -86,7 +85,6 @@ export class Person {
       context.lineTo(width, yOf(value));
       context.stroke();
     }
-    context.globalAlpha = 1;
     context.lineWidth = 1.5;
     context.strokeStyle = colourOf(this.id);
     context.beginPath();
