@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def cpu_of_thread(pid: int, thread: str) -> float:
     return float("nan")
 
 
-def percentiles(values: npt.ArrayLike) -> dict[str, float]:
+def percentiles(values: Sequence[float] | npt.NDArray[np.float64]) -> dict[str, float]:
     """p50, p99 and the largest."""
     p50, p99, largest = np.percentile(values, [50, 99, 100]).round(2).tolist()
     return {"p50": p50, "p99": p99, "max": largest}
@@ -105,9 +106,7 @@ def measure(count: int, asked: argparse.Namespace) -> dict[str, Any]:
         config, log = Path(folder) / "config.toml", Path(folder) / "log.txt"
         config.write_text(configuration(name, count, asked))
         with log.open("wb") as out:
-            program = subprocess.Popen(
-                [PROGRAM, "run", config, "--record", folder, "--no-ui"], stdout=out, stderr=out
-            )
+            program = subprocess.Popen([PROGRAM, "run", config, "--record", folder, "--no-ui"], stdout=out, stderr=out)
         while not any(session.name == name and all(c.preview for c in session.cameras) for session in shm.sessions()):
             assert program.poll() is None, log.read_text()
             time.sleep(0.05)

@@ -7,8 +7,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,35 @@ def test_a_recording_has_what_was_said_meanwhile(service: Service) -> None:
         assert [gap["cause"] for gap in session.gaps] == ["paused by the operator"]
         names = {row["id"]: row["name"] for row in session.participants}
         assert sorted(names.values()) == ["Bob", "Änne"]
+
+
+def test_of_two_that_start_at_once_one_does_and_both_know(service: Service) -> None:
+    both = threading.Barrier(2)
+
+    def start(number: int) -> tuple[youquanti.CommandError | Path | None, str]:
+        """What this one is answered, and of which file it hears as it goes on listening."""
+        with service.client() as client, client.live() as live:
+            both.wait()
+            answer: youquanti.CommandError | Path | None
+            try:
+                answer = client.start_recording(f"both/{number}", by=f"client {number}")
+            except youquanti.CommandError as refused:
+                answer = refused
+            while True:
+                event = next_of(live, youquanti.Event)
+                assert isinstance(event, youquanti.Event)
+                if event.kind == "recording_started":
+                    return answer, event.detail["path"]
+
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = list(threads.map(start, (1, 2)))
+    (file,) = {heard for _, heard in outcomes}
+    (refused,) = (answer for answer, _ in outcomes if isinstance(answer, youquanti.CommandError))
+    assert (refused.status, refused.code) == (409, "not_now")
+    assert [str(answer) for answer, _ in outcomes if isinstance(answer, Path)] == [file]
+    with service.client() as client:
+        assert client.state()["recording"]["path"] == file
+        assert client.stop_recording()["complete"]
 
 
 def test_the_examples_run(service: Service) -> None:
