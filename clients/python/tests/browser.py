@@ -33,7 +33,8 @@ class Page:
         if program is None:
             pytest.skip(problem or "there is no chromium")
         profile = folder / "profile"
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1100"]
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        options += ["--hide-scrollbars", "--window-size=1400,1100"]
         with (folder / "chromium.txt").open("wb") as log:
             self.process = subprocess.Popen(
                 [program, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import youquanti
 from conftest import PROGRAM
@@ -41,7 +42,9 @@ port = 0
 class Service:
     """The program, running in a folder. With faults it is a rehearsal, whose matrix is `matrix.json` at its end."""
 
-    def __init__(self, folder: Path, name: str, faults: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, faults: str | None = None, environment: dict[str, str] | None = None
+    ) -> None:
         config = folder / "session.toml"
         config.write_text(CONFIG.format(name=f"{name}-{os.getpid()}"))
         self.folder = folder
@@ -52,7 +55,7 @@ class Service:
             campaign = folder / "campaign.toml"
             campaign.write_text(f'version = 1\nconfig = "session.toml"\n{faults}')
             words = ["chaos", campaign, "--ui", "--json"]
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        environment = os.environ | (environment or {}) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         with self.log.open("wb") as log, self.matrix.open("wb") as matrix:
             out = log if faults is None else matrix
             self.process = subprocess.Popen([PROGRAM, *words], cwd=folder, stdout=out, stderr=log, env=environment)
@@ -61,6 +64,12 @@ class Service:
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
         self.port = int(found[1])
+
+    def get(self, path: str) -> str:
+        """What is answered to a request."""
+        with urlopen(f"http://127.0.0.1:{self.port}{path}") as answer:
+            text: str = answer.read().decode()
+            return text
 
     def client(self) -> youquanti.Client:
         client = youquanti.Client(port=self.port, timeout=60)

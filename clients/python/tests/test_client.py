@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -17,6 +18,32 @@ import numpy as np
 import pytest
 import youquanti
 from service import Service
+
+#: In place of NVIDIA's library, where there is no GPU: two devices, of which the second does not say how busy it is.
+NVML = """
+#include <string.h>
+typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned gpu, memory; } utilization_t;
+static long places[2];
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = &places[index]; return 0; }
+int nvmlDeviceGetName(void *device, char *name, unsigned length) { strncpy(name, "Some \\"GPU\\"", length); return 0; }
+int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
+    strncpy(uuid, device == &places[0] ? "GPU-0" : "GPU-1", length);
+    return 0;
+}
+int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
+    memory->total = 80000000000ull;
+    memory->used = 12500000000ull;
+    memory->free = memory->total - memory->used;
+    return 0;
+}
+int nvmlDeviceGetUtilizationRates(void *device, utilization_t *rates) {
+    rates->gpu = 45;
+    return device == &places[0] ? 0 : 3;
+}
+"""
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -177,6 +204,28 @@ def test_the_interface_keeps_what_its_description_promises(service: Service) -> 
         env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_gpus_are_as_busy_as_the_driver_says(service: Service, tmp_path: Path) -> None:
+    here = json.loads(service.get("/api/v1/gpus"))
+    assert bool(here["gpus"]) == (here["missing"] is None)
+    assert ("youquanti_gpu_memory_used_bytes{" in service.get("/metrics")) == bool(here["gpus"])
+
+    (tmp_path / "nvml.c").write_text(NVML)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "libnvidia-ml.so.1", "nvml.c"], cwd=tmp_path, check=True)
+    other = Service(tmp_path, "gpus", environment={"LD_LIBRARY_PATH": str(tmp_path)})
+    try:
+        told = json.loads(other.get("/api/v1/gpus"))
+        assert told["missing"] is None
+        gpu = {"name": 'Some "GPU"', "memory_used_bytes": 12_500_000_000, "memory_total_bytes": 80_000_000_000}
+        assert told["gpus"] == [gpu | {"uuid": "GPU-0", "utilisation": 0.45}, gpu | {"uuid": "GPU-1", "utilisation": None}]
+        lines = other.get("/metrics").splitlines()
+        (line,) = (line for line in lines if line.startswith("youquanti_gpu_utilisation_ratio{"))
+        assert line == 'youquanti_gpu_utilisation_ratio{uuid="GPU-0",name="Some \\"GPU\\""} 0.45'
+        assert sum(line.startswith("youquanti_gpu_memory_total_bytes{") for line in lines) == 2
+    finally:
+        other.process.terminate()
+        other.process.wait()
 
 
 def test_the_stream_ends_with_the_session(tmp_path: Path) -> None:

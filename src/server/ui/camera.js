@@ -110,11 +110,13 @@ export class Camera {
   drawFace(context, face) {
     const show = this.overlay();
     const colour = colourOf(face.participant);
+    // The picture may be shown smaller than it is; lines and letters should not be.
+    const scale = Math.max(1, context.canvas.width / (context.canvas.clientWidth || Infinity));
     context.strokeStyle = colour;
     context.fillStyle = colour;
-    context.lineWidth = 1.5;
+    context.lineWidth = 1.5 * scale;
     if (show.mesh && face.landmarks) {
-      for (const [x, y] of face.landmarks) context.fillRect(x - 0.5, y - 0.5, 1.2, 1.2);
+      for (const [x, y] of face.landmarks) context.fillRect(x - 0.5, y - 0.5, 1.2 * scale, 1.2 * scale);
       for (const contour of CONTOURS) {
         context.beginPath();
         contour.forEach((point) => context.lineTo(face.landmarks[point][0], face.landmarks[point][1]));
@@ -125,24 +127,24 @@ export class Camera {
     if (show.boxes) {
       // Whole pixels: sharp lines, of this colour and no mixture.
       const [x0, y0, x1, y1] = face.bbox.map(Math.round);
-      context.lineWidth = 2;
+      context.lineWidth = 2 * Math.round(scale);
       context.strokeRect(x0, y0, x1 - x0, y1 - y0);
       const label = face.name ?? "nobody";
-      context.font = "600 14px system-ui, sans-serif";
-      context.fillRect(x0, y0 - 19, context.measureText(label).width + 10, 19);
+      context.font = `600 ${14 * scale}px system-ui, sans-serif`;
+      context.fillRect(x0, y0 - 19 * scale, context.measureText(label).width + 10 * scale, 19 * scale);
       context.fillStyle = "#000";
-      context.fillText(label, x0 + 5, y0 - 5);
+      context.fillText(label, x0 + 5 * scale, y0 - 5 * scale);
     }
-    if (show.axes && face.head_pose && face.landmarks) this.drawAxes(context, face);
+    if (show.axes && face.head_pose && face.landmarks) this.drawAxes(context, face, scale);
   }
 
-  drawAxes(context, { head_pose: pose, landmarks }) {
+  drawAxes(context, { head_pose: pose, landmarks }, scale) {
     const focal = context.canvas.height / 2 / Math.tan(FIELD_OF_VIEW / 2);
     const length = (AXIS_METRES * focal) / -pose[2][3];
     const [x, y] = landmarks[NOSE_TIP];
     for (const axis of [0, 1, 2]) {
       context.strokeStyle = AXES[axis];
-      context.lineWidth = 2.5;
+      context.lineWidth = 2.5 * scale;
       context.beginPath();
       context.moveTo(x, y);
       context.lineTo(x + pose[0][axis] * length, y - pose[1][axis] * length);
