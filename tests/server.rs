@@ -361,7 +361,8 @@ fn a_token_file_that_others_can_read_and_a_port_that_is_taken_are_errors_before_
     scratch.write("c.toml", config(&unique("twice"), &CAMERAS, &more));
     let ended = scratch.run(&["check", "c.toml", "--json"]).with(3);
     let problems = ended.json()["problems"].clone();
-    let of: Vec<_> = problems.as_array().unwrap().iter().map(|problem| [&problem["table"], &problem["key"]]).collect();
+    let of: Vec<_> =
+        problems.as_array().unwrap().iter().map(|problem| [&problem["table"], &problem["key"]]).collect();
     assert_eq!(json!(of), json!([["server", "token_file"], ["labrecorder", "port"]]), "{problems}");
 }
 

@@ -145,7 +145,9 @@ impl<'a> Window<'a> {
     }
 
     fn show(&mut self, session: &Control) {
-        if self.is_taken && let Some(config) = self.config {
+        if self.is_taken
+            && let Some(config) = self.config
+        {
             // The port is free only once the server before has closed it.
             self.server = None;
             match doors::open(config) {

@@ -94,7 +94,8 @@ pub(crate) async fn page(shared: &Shared) -> String {
 
 fn of_gpus(page: &mut Page, gpus: &[GpuLoad]) {
     let labels: Vec<_> = gpus.iter().map(|gpu| [("uuid", &*gpu.uuid), ("name", &*gpu.name)]).collect();
-    let mut family = page.family("gpu_memory_used_bytes", "gauge", "GPU memory that is taken, by all programs.");
+    let mut family =
+        page.family("gpu_memory_used_bytes", "gauge", "GPU memory that is taken, by all programs.");
     for (gpu, labels) in gpus.iter().zip(&labels) {
         family.value(labels, gpu.memory_used as f64);
     }
@@ -102,8 +103,11 @@ fn of_gpus(page: &mut Page, gpus: &[GpuLoad]) {
     for (gpu, labels) in gpus.iter().zip(&labels) {
         family.value(labels, gpu.memory_total as f64);
     }
-    let mut family =
-        page.family("gpu_utilisation_ratio", "gauge", "Share of the last moment in which the GPU was at work.");
+    let mut family = page.family(
+        "gpu_utilisation_ratio",
+        "gauge",
+        "Share of the last moment in which the GPU was at work.",
+    );
     for (gpu, labels) in gpus.iter().zip(&labels) {
         if let Some(share) = gpu.utilisation {
             family.value(labels, share);

@@ -243,6 +243,11 @@ def test_every_control_is_reached_by_keyboard(page: browser.Page) -> None:
     before = page.evaluate("document.querySelector('.person select').value")
     page.press("ArrowDown")
     page.wait_for(f"document.querySelector('.person select').value !== {before!r}")
+    # Before somebody is renamed, what that means is said.
+    hint = "document.querySelector('.person form .quiet')"
+    assert not page.evaluate(f"{hint}.checkVisibility()")
+    focus(".person form input")
+    assert page.evaluate(f"{hint}.checkVisibility() && {hint}.textContent.includes('LSL streams stay P1_')")
     focus("#marker-buttons button:nth-child(2)")
     page.press("Delete")
     page.wait_for("document.querySelectorAll('#marker-buttons button').length === 3")
