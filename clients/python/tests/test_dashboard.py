@@ -108,6 +108,8 @@ def test_a_session_is_seen_and_steered(service: Service, page: browser.Page) -> 
     page.wait_for("document.querySelector('.camera').textContent.includes('drawn after')")
     delay = page.evaluate("document.querySelector('.camera').camera.delays.at(-1)")
     assert 0 < delay["received_ms"] <= delay["drawn_ms"] < 60_000 and delay["error_ms"] < delay["drawn_ms"], delay
+    asked = "import('/ui/api.js').then(({ picture }) => picture('lift', 0)).catch(({ status, message }) => [status, message])"
+    assert page.evaluate(asked) == [404, "there is no such camera"]
     page.screenshot(SHOTS / "dashboard.png")
 
     # Only boxes: what has P1's colour is where the interface says that P1 is.

@@ -1,6 +1,6 @@
 // One camera: its picture, what was found in exactly that picture, its state and its buttons.
 
-import { command, get, since } from "/ui/api.js";
+import { command, picture, since } from "/ui/api.js";
 
 // As MediaPipe's canonical face model numbers its points.
 const OVAL = [10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109];
@@ -52,23 +52,16 @@ export class Camera {
         next = null; // that one is old
       }
       try {
-        const answer = await (next ?? this.ask(-1));
-        next = null;
-        if (!answer) {
-          // A browser has six connections: those of cameras that send nothing are left to others.
-          if (this.root.dataset.state !== "running") await new Promise((resume) => setTimeout(resume, 1000));
-          continue;
-        }
-        const { frame, picture, received } = answer;
+        const { frame, bitmap, received } = await (next ?? this.ask(-1));
         next = this.ask(frame.seq);
         next.catch(() => {}); // it is waited for above
         await new Promise(requestAnimationFrame);
-        this.draw(frame, picture);
-        picture.close();
+        this.draw(frame, bitmap);
+        bitmap.close();
         this.note(received, since(frame.captured_at_s));
       } catch (error) {
         next = null;
-        if (error.status === 404 || error.status === 501) {
+        if (error.status === 404) {
           this.hasPreview = false;
           return;
         }
@@ -77,16 +70,12 @@ export class Camera {
     }
   }
 
-  /** A newer picture than number `after`, as soon as there is one; null where none has come for a while. */
+  /** A newer picture than number `after`, as soon as there is one, decoded. */
   async ask(after) {
-    const response = await get(`/api/v1/cameras/${encodeURIComponent(this.name)}/preview?after=${after}`);
-    if (response.status === 204) return null;
-    const bytes = await response.arrayBuffer();
-    const size = new DataView(bytes).getUint32(0, true);
-    const frame = JSON.parse(new TextDecoder().decode(new Uint8Array(bytes, 4, size)));
+    const { frame, jpeg } = await picture(this.name, after);
     const received = since(frame.captured_at_s);
-    const picture = await createImageBitmap(new Blob([new Uint8Array(bytes, 4 + size)], { type: "image/jpeg" }));
-    return { frame, picture, received };
+    const bitmap = await createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
+    return { frame, bitmap, received };
   }
 
   note(received, drawn) {
@@ -95,13 +84,13 @@ export class Camera {
     if (this.delays.length > MOST_DELAYS) this.delays.shift();
   }
 
-  draw(frame, picture) {
+  draw(frame, bitmap) {
     const { canvas } = this;
     if (canvas.width !== frame.width || canvas.height !== frame.height) {
       [canvas.width, canvas.height] = [frame.width, frame.height];
     }
     const context = canvas.getContext("2d");
-    if (picture) context.drawImage(picture, 0, 0);
+    if (bitmap) context.drawImage(bitmap, 0, 0);
     else context.clearRect(0, 0, canvas.width, canvas.height);
     canvas.dataset.seq = frame.seq;
     for (const face of frame.faces) this.drawFace(context, face);
