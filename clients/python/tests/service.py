@@ -43,10 +43,15 @@ class Service:
     """The program, running in a folder. With faults it is a rehearsal, whose matrix is `matrix.json` at its end."""
 
     def __init__(
-        self, folder: Path, name: str, faults: str | None = None, environment: dict[str, str] | None = None
+        self,
+        folder: Path,
+        name: str,
+        faults: str | None = None,
+        environment: dict[str, str] | None = None,
+        more: str = "",
     ) -> None:
         config = folder / "session.toml"
-        config.write_text(CONFIG.format(name=f"{name}-{os.getpid()}"))
+        config.write_text(CONFIG.format(name=f"{name}-{os.getpid()}") + more)
         self.folder = folder
         self.log = folder / "log.txt"
         self.matrix = folder / "matrix.json"

@@ -212,6 +212,20 @@ def test_a_browser_that_never_reads_costs_no_frame(service: Service, page: brows
             assert_no_frame_lost(client.ledger())
 
 
+def test_without_pictures_faces_are_drawn_alone(tmp_path: Path) -> None:
+    service = Service(tmp_path, "blind", more="[preview]\nenabled = false\n")
+    try:
+        for page in open_page(service, tmp_path):
+            for name in ("boxes", "axes"):
+                page.evaluate(f"document.getElementById('overlay').elements.{name}.checked = false")
+            # The mesh of P1, at least as wide as an eye, on pixels of the camera.
+            page.wait_for(f"(({{ box, size }}) => box[2] - box[0] > 20 && size[0] === 640)({DRAWN})")
+            page.screenshot(SHOTS / "dashboard_without_pictures.png")
+    finally:
+        service.process.terminate()
+        service.process.wait()
+
+
 def test_every_control_is_reached_by_keyboard(page: browser.Page) -> None:
     page.wait_for("document.querySelectorAll('.person').length === 2")
     page.wait_for("document.querySelectorAll('.camera [data-command=resume_camera]:disabled').length === 2")

@@ -47,6 +47,7 @@ export async function command(command, values = {}) {
 // The session machine's clock, as the newest questions and answers tell it: [ms to add to performance.now(), ms that this may be wrong by].
 const ASKED_AT_ONCE = 8;
 const ASKED_EVERY_MS = 10000;
+const COARSE_MS = 0.1; // performance.now(), where a page is not isolated
 let ties = [];
 
 /** Milliseconds since an instant of the session's clock, and how far they may be wrong; null until the clock is known. */
@@ -58,11 +59,13 @@ export function since(seconds) {
 
 function answered({ sent, now_s }) {
   const now = performance.now();
-  ties = [...ties, [now_s * 1000 - (sent + now) / 2, (now - sent) / 2]].slice(-ASKED_AT_ONCE);
+  ties = [...ties, [now_s * 1000 - (sent + now) / 2, (now - sent) / 2 + COARSE_MS]].slice(-ASKED_AT_ONCE);
 }
 
 // Says something on the open WebSocket; null while there is none.
 let say = null;
+/** Asks for what is wished for now, where that has changed. */
+export let renew = () => {};
 // Whoever waits for a picture, by camera.
 const waiting = new Map();
 
@@ -97,7 +100,8 @@ export function live(wish, onMessage, onState) {
   socket.onopen = () => {
     say = (message) => socket.send(JSON.stringify(message));
     ties = []; // of a session that may have been another
-    say({ type: "subscribe", ...wish() });
+    renew = () => say?.({ type: "subscribe", ...wish() });
+    renew();
     ask();
     asking = setInterval(ask, ASKED_EVERY_MS);
     onState(true);

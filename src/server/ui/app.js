@@ -245,10 +245,11 @@ async function start() {
     setTimeout(start, 2000);
     return;
   }
-  const wish = () => ({
-    events: true,
-    results: { rate: 10, head_pose: false, landmarks: [...cameras.values()].some((camera) => !camera.hasPreview) },
-  });
+  const wish = () => {
+    // Where there are no pictures, what would be drawn on them is shown alone.
+    const alone = [...cameras.values()].some((camera) => !camera.hasPreview);
+    return { events: true, results: { rate: 10, head_pose: alone, landmarks: alone } };
+  };
   live(wish, onMessage, (open) => {
     if (!open) at("state").textContent = at("state").dataset.state = "disconnected";
   });

@@ -1,6 +1,6 @@
 // One camera: its picture, what was found in exactly that picture, its state and its buttons.
 
-import { command, picture, since } from "/ui/api.js";
+import { command, picture, renew, since } from "/ui/api.js";
 
 // As MediaPipe's canonical face model numbers its points.
 const OVAL = [10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109];
@@ -63,6 +63,7 @@ export class Camera {
         next = null;
         if (error.status === 404) {
           this.hasPreview = false;
+          renew();
           return;
         }
         await new Promise((resume) => setTimeout(resume, 1000));
