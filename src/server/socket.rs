@@ -519,10 +519,41 @@ mod tests {
         }
     }
 
+    /// Messages that are understood.
+    const GOOD: [&str; 6] = [
+        r#"{"type":"subscribe","events":false,"results":{"rate":30,"cameras":["left"],"landmarks":true}}"#,
+        r#"{"type":"picture","camera":"left","after":-9223372036854775808}"#,
+        r#"{"type":"clock","sent":12345.678e-3}"#,
+        r#"{"type":"command","id":"a","command":"mark","text":"\ud83d\ude00","lsl_time":1e3}"#,
+        r#"{"type":"command","command":"start_recording","name":"a/b","notes":"","by":"me"}"#,
+        r#"{"type":"command","command":"rename_participant","participant":"P1","name":"Ä"}"#,
+    ];
+
+    #[test]
+    fn good_messages_are_understood() {
+        for good in GOOD {
+            let said = read(good);
+            assert!(matches!(said, Ok(Said::Wish(_) | Said::Command(Ok(_), _))), "{good}: {said:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_that_a_client_says_makes_the_reader_panic(text in ".{0,300}") {
             read(&text).ok();
+        }
+
+        #[test]
+        fn nor_does_a_good_message_with_a_piece_of_another(
+            which in proptest::sample::select(&GOOD[..]),
+            other in proptest::sample::select(&GOOD[..]),
+            cuts in prop::array::uniform4(0..=90usize),
+        ) {
+            let piece = |text: &str, from: usize, to: usize| -> String {
+                text.chars().skip(from).take(to.saturating_sub(from)).collect()
+            };
+            let [to, from, until, on] = cuts;
+            read(&(piece(which, 0, to) + &piece(other, from, until) + &piece(which, on, usize::MAX))).ok();
         }
 
         #[test]
