@@ -39,6 +39,40 @@ port = 0
 """
 
 
+#: In place of NVIDIA's library, where there is no GPU: two devices, of which the second does not say how busy it is.
+NVML = """
+#include <string.h>
+typedef struct { unsigned long long total, free, used; } memory_t;
+typedef struct { unsigned gpu, memory; } utilization_t;
+static long places[2];
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = &places[index]; return 0; }
+int nvmlDeviceGetName(void *device, char *name, unsigned length) { strncpy(name, "Some \\"GPU\\"", length); return 0; }
+int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
+    strncpy(uuid, device == &places[0] ? "GPU-0" : "GPU-1", length);
+    return 0;
+}
+int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
+    memory->total = 80000000000ull;
+    memory->used = 12500000000ull;
+    memory->free = memory->total - memory->used;
+    return 0;
+}
+int nvmlDeviceGetUtilizationRates(void *device, utilization_t *rates) {
+    rates->gpu = 45;
+    return device == &places[0] ? 0 : 3;
+}
+"""
+
+
+def with_gpus(folder: Path) -> dict[str, str]:
+    """The environment of a program that shall find two GPUs."""
+    (folder / "nvml.c").write_text(NVML)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "libnvidia-ml.so.1", "nvml.c"], cwd=folder, check=True)
+    return {"LD_LIBRARY_PATH": str(folder)}
+
+
 class Service:
     """The program, running in a folder. With faults it is a rehearsal, whose matrix is `matrix.json` at its end."""
 

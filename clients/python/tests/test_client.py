@@ -17,33 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import youquanti
-from service import Service
-
-#: In place of NVIDIA's library, where there is no GPU: two devices, of which the second does not say how busy it is.
-NVML = """
-#include <string.h>
-typedef struct { unsigned long long total, free, used; } memory_t;
-typedef struct { unsigned gpu, memory; } utilization_t;
-static long places[2];
-int nvmlInit_v2(void) { return 0; }
-int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) { *device = &places[index]; return 0; }
-int nvmlDeviceGetName(void *device, char *name, unsigned length) { strncpy(name, "Some \\"GPU\\"", length); return 0; }
-int nvmlDeviceGetUUID(void *device, char *uuid, unsigned length) {
-    strncpy(uuid, device == &places[0] ? "GPU-0" : "GPU-1", length);
-    return 0;
-}
-int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
-    memory->total = 80000000000ull;
-    memory->used = 12500000000ull;
-    memory->free = memory->total - memory->used;
-    return 0;
-}
-int nvmlDeviceGetUtilizationRates(void *device, utilization_t *rates) {
-    rates->gpu = 45;
-    return device == &places[0] ? 0 : 3;
-}
-"""
+from service import Service, with_gpus
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -211,9 +185,7 @@ def test_gpus_are_as_busy_as_the_driver_says(service: Service, tmp_path: Path) -
     assert bool(here["gpus"]) == (here["missing"] is None)
     assert ("youquanti_gpu_memory_used_bytes{" in service.get("/metrics")) == bool(here["gpus"])
 
-    (tmp_path / "nvml.c").write_text(NVML)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", "libnvidia-ml.so.1", "nvml.c"], cwd=tmp_path, check=True)
-    other = Service(tmp_path, "gpus", environment={"LD_LIBRARY_PATH": str(tmp_path)})
+    other = Service(tmp_path, "gpus", environment=with_gpus(tmp_path))
     try:
         told = json.loads(other.get("/api/v1/gpus"))
         assert told["missing"] is None

@@ -13,7 +13,7 @@ import browser
 import pytest
 import youquanti
 from conftest import ROOT
-from service import Service
+from service import Service, with_gpus
 
 #: Where screenshots are kept.
 SHOTS = ROOT / "target" / "screenshots"
@@ -215,10 +215,11 @@ def test_a_browser_that_never_reads_costs_no_frame(service: Service, page: brows
             assert_no_frame_lost(client.ledger())
 
 
-def test_without_pictures_faces_are_drawn_alone(tmp_path: Path) -> None:
-    service = Service(tmp_path, "blind", more="[preview]\nenabled = false\n")
+def test_without_pictures_faces_are_drawn_alone_and_gpus_are_shown(tmp_path: Path) -> None:
+    service = Service(tmp_path, "blind", environment=with_gpus(tmp_path), more="[preview]\nenabled = false\n")
     try:
         for page in open_page(service, tmp_path):
+            page.wait_for("document.getElementById('gpus').textContent.includes('12.5 of 80.0 GB, 45 % busy; Some')")
             for name in ("boxes", "axes"):
                 page.evaluate(f"document.getElementById('overlay').elements.{name}.checked = false")
             # The mesh of P1, at least as wide as an eye, on pixels of the camera.
