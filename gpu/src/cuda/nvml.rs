@@ -86,7 +86,8 @@ impl Nvml {
         let mut count = 0;
         // SAFETY: initialised, by the invariant; the number is written to a place that is ours.
         check("nvmlDeviceGetCount_v2", unsafe { (self.count)(&raw mut count) })?;
-        (0..count).map(|index| self.load(index)).collect()
+        let load = |index| self.load(index).map_err(|why| format!("GPU {index}: {why}"));
+        (0..count).map(load).collect()
     }
 
     fn load(&self, index: c_uint) -> Result<GpuLoad, String> {
