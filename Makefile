@@ -68,7 +68,7 @@ clippy: setup
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets --no-default-features -- -D warnings
 
 python-lint: setup-test
-	cd clients/python && ../../.venv/bin/ruff check . ../../benches/preview && ../../.venv/bin/mypy
+	cd clients/python && ../../.venv/bin/ruff check . ../../benches/preview ../../tools/draw_dashboard.py && ../../.venv/bin/mypy
 
 bench: setup ## criterion benches
 	cargo bench --locked --workspace
