@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import signal
 import subprocess
@@ -31,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log, shot = Path(folder) / "log.txt", Path(folder) / "shot.png"
         with log.open("wb") as out:
-            command = [ROOT / "target/release/youquanti", "run", ROOT / "config/examples/demo.toml", "--duration", "5min"]
+            command: list[str | Path] = [ROOT / "target/release/youquanti", "run", ROOT / "config/examples/demo.toml"]
             program = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
         while not (found := re.search(r"control and figures at http://127\.0\.0\.1:(\d+)/", log.read_text())):
             assert program.poll() is None, log.read_text()
@@ -44,7 +43,7 @@ def main() -> None:
         page.close()
         program.send_signal(signal.SIGINT)
         program.wait()
-        whole = Image.open(io.BytesIO(shot.read_bytes())).convert("RGB")
+        whole = Image.open(shot).convert("RGB")
     picture = whole.crop((0, 0, whole.width, SHOWN))
     picture = picture.resize((WIDTH, SHOWN * WIDTH // whole.width), Image.Resampling.LANCZOS)
     picture.save(ROOT / "docs/dashboard.png", optimize=True)
