@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CARGO_FLAGS := --release --locked
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup setup-test build run test unit doc-test loom python-test embed-test test-cameras lint fmt clippy bench peers clean
+.PHONY: help setup setup-test build run test unit doc-test loom python-test python-lint embed-test test-cameras lint fmt clippy bench peers preview-bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -58,7 +58,7 @@ endif
 doc-test: setup ## the examples in the documentation
 	cargo test $(CARGO_FLAGS) --workspace --doc
 
-lint: fmt clippy ## formatting and clippy for both feature sets
+lint: fmt clippy python-lint ## formatting, clippy for both feature sets, types and lints of the Python package
 
 fmt:
 	cargo fmt --all --check
@@ -67,12 +67,18 @@ clippy: setup
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets --no-default-features -- -D warnings
 
+python-lint: setup-test
+	cd clients/python && ../../.venv/bin/ruff check . ../../benches/preview ../../tools/draw_dashboard.py && ../../.venv/bin/mypy
+
 bench: setup ## criterion benches
 	cargo bench --locked --workspace
 
 peers: setup-test ## side by side with MediaPipe, writes benches/results/peers.json
 	cargo build $(CARGO_FLAGS) -p youquanti-gpu --example youquanti-peer
 	.venv/bin/python benches/peers/run.py
+
+preview-bench: setup-test build ## capture to preview in shared memory and to drawn in Chromium, writes benches/results/preview.json
+	.venv/bin/python benches/preview/run.py --json benches/results/preview.json
 
 clean: ## remove build output, not .venv
 	cargo clean

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use youquanti_models::{PictureLayout, with_causes};
 
 use crate::backend::{self, Backend, Engine};
 use crate::offsets::Offsets;
+use crate::server::{Port, ServerError, Token, listen};
 use crate::wiring::{self, RING_DIR};
 
 /// Checks everything that `config` names against this machine, and decides what a session with it computes on.
@@ -31,6 +32,17 @@ use crate::wiring::{self, RING_DIR};
 pub fn check(config: &Config) -> Result<Backend, ConfigErrors> {
     let Findings { backend, mut problems, missing } = look(config);
     problems.extend(missing);
+    ConfigErrors::check(backend, problems)
+}
+
+/// The same, and whether the ports and the token of `[server]` and `[labrecorder]` can be had, which a session itself does not need.
+///
+/// # Errors
+/// All problems, in the order of the configuration's file.
+pub fn check_with_doors(config: &Config) -> Result<Backend, ConfigErrors> {
+    let Findings { backend, mut problems, missing } = look(config);
+    problems.extend(missing);
+    doors(config, &mut problems);
     ConfigErrors::check(backend, problems)
 }
 
@@ -304,6 +316,40 @@ fn lsl(config: &Config, problems: &mut Vec<Problem>) {
             "run `make setup`, name the library in YOUQUANTI_LIBLSL, or do without streams: enabled = false";
         problems.push(config.problem("lsl.enabled", &format!("cannot be: {error}"), remedy));
     }
+}
+
+/// Everything that would be listened at. Ports are taken and let go of again; whoever runs already, and has them, keeps them.
+fn doors(config: &Config, problems: &mut Vec<Problem>) {
+    let cannot = |at: SocketAddr, error: &io::Error| format!("cannot be had: {at}: {error}");
+    let server = &config.server;
+    // Kept until the other one is looked at: both may be the same.
+    let mut taken = None;
+    if server.enabled {
+        let key = if server.port.is_some() { "server.port" } else { "server.address" };
+        match listen(server.address, Port::wanted(config)) {
+            Ok(listener) => taken = Some(listener),
+            Err(ServerError::Listen { at, source }) => problems.push(config.problem(
+                key,
+                &cannot(at, &source),
+                "end what uses it (`ss -ltnp` says what does; perhaps another session), choose another port or 0 for any that \
+                 is free, or do without: --no-ui",
+            )),
+            Err(_) => {}
+        }
+        if let Some(Err(error)) = server.token_file.as_deref().map(Token::load) {
+            let wrong = format!("cannot be used: {}", with_causes(&error));
+            let remedy = "correct that, or remove token_file: a token is then made where one is needed";
+            problems.push(config.problem("server.token_file", &wrong, remedy));
+        }
+    }
+    if config.labrecorder.enabled {
+        let at = SocketAddr::new(config.labrecorder.address, config.labrecorder.port.get() as u16);
+        if let Err(error) = TcpListener::bind(at) {
+            let remedy = "close LabRecorder, which has the same usual port (`ss -ltnp` says what uses it), or choose another";
+            problems.push(config.problem("labrecorder.port", &cannot(at, &error), remedy));
+        }
+    }
+    drop(taken);
 }
 
 fn folder(config: &Config, problems: &mut Vec<Problem>, missing: &mut Vec<Problem>) {

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -22,6 +23,12 @@ const LONG: Duration = Duration::from_secs(120);
 const CAMERAS: [(&str, &str); 2] = [
     ("left", "scene = { width = 64, height = 48, fps = 50 }"),
     ("right", "scene = { width = 64, height = 48, fps = 50, seed = 2 }"),
+];
+
+/// Faces are sought in these, with the networks that every session has.
+const SEEKING: [(&str, &str); 2] = [
+    ("left", "scene = { width = 320, height = 240, fps = 15, faces = 1, seed = 7 }"),
+    ("right", "scene = { width = 320, height = 240, fps = 15, faces = 1, seed = 8 }"),
 ];
 
 /// Sessions of one process have names of their own.
@@ -86,10 +93,15 @@ fn send(at: SocketAddr, request: &[u8]) -> Answer {
 impl Service {
     /// With these keys of `[server]`, and tables after them.
     fn start(more: &str) -> Self {
+        Self::with(&CAMERAS, "backend = \"none\"", more)
+    }
+
+    /// The same with other cameras, and other keys of `[pipeline]`.
+    fn with(cameras: &[(&str, &str)], pipeline: &str, more: &str) -> Self {
         let (scratch, name) =
             (Scratch::new(), unique(&format!("served{}", COUNT.fetch_add(1, Ordering::Relaxed))));
-        let more = format!("[pipeline]\nbackend = \"none\"\n[server]\nport = 0\n{more}");
-        scratch.write("a.toml", config(&name, &CAMERAS, &more));
+        let more = format!("[pipeline]\n{pipeline}\n[server]\nport = 0\n{more}");
+        scratch.write("a.toml", config(&name, cameras, &more));
         let mut running = scratch.start(&["run", "a.toml", "--no-record", "--duration", "10min", "--json"]);
         let mut token = None;
         if more.contains("0.0.0.0") {
@@ -125,18 +137,45 @@ impl Service {
         self.request("POST", "/api/v1/commands", &json, &command.to_string())
     }
 
-    /// Ends the session, whose report must be without blemish.
+    /// Ends the session, whose report must be without blemish, and no frame be lost.
     fn end(self) -> (Scratch, Value) {
+        let (scratch, report) = self.end_busy();
+        for camera in report["cameras"].as_array().unwrap() {
+            assert_eq!(camera["driver_lost"], 0);
+        }
+        (scratch, report)
+    }
+
+    /// The same of a session that needs the computer for itself: a simulated camera whose thread stands still for two frames has lost
+    /// one before this program has it.
+    fn end_busy(self) -> (Scratch, Value) {
         self.running.signal(Signal::INT);
         let ended: Ended = self.running.end().with(0);
         let report = ended.json();
         assert_eq!((&report["state"], &report["ledger_closes"]), (&"ok".into(), &true.into()), "{report}");
         for camera in report["cameras"].as_array().unwrap() {
-            let index = &camera["consumers"]["index"];
+            let [index, pipeline] = ["index", "pipeline"].map(|consumer| &camera["consumers"][consumer]);
             assert_eq!(index["delivered"], camera["captured"], "a frame is missing: {report}");
-            assert_eq!(camera["driver_lost"], 0);
+            assert_eq!(pipeline["dropped"]["no_slot"], 0, "{report}");
         }
         (self.scratch, report)
+    }
+
+    /// Waits until this holds of the frames of both cameras, captured and with a result.
+    fn wait_until(&self, holds: impl Fn((u64, u64)) -> bool) {
+        // Seldom enough that it does not count as too many requests.
+        while !["left", "right"].iter().all(|camera| holds(self.frames(camera))) {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// Frames of a camera so far: captured, and with a result.
+    fn frames(&self, camera: &str) -> (u64, u64) {
+        let cameras = self.get("/api/v1/cameras").json();
+        let of = |camera: &Value, count: &str| camera[count].as_u64().unwrap();
+        let mut all = cameras["cameras"].as_array().unwrap().iter();
+        let camera = all.find(|found| found["name"] == camera).unwrap();
+        (of(camera, "captured"), of(camera, "results"))
     }
 }
 
@@ -312,11 +351,45 @@ fn a_token_file_that_others_can_read_and_a_port_that_is_taken_are_errors_before_
     scratch.write("b.toml", config(&unique("taken"), &CAMERAS, &more));
     scratch.run(&["run", "b.toml", "--no-record"]).with(2).says(&["cannot listen at 127.0.0.1", "--no-ui"]);
     scratch.run(&["run", "b.toml", "--no-record", "--no-ui", "--duration", "200ms"]).with(0);
+    let key = format!("port = {port} cannot be had: 127.0.0.1:{port}: Address already in use");
+    scratch.run(&["check", "b.toml"]).with(3).says(&[&key, "--> b.toml:", "ss -ltnp", "1 problem"]);
+    drop(taken);
+    scratch.run(&["check", "b.toml"]).with(0);
+
+    // Two of them cannot have the same port, even one that is free.
+    let more = format!("{more}token_file = \"token\"\n[labrecorder]\nenabled = true\nport = {port}\n");
+    scratch.write("c.toml", config(&unique("twice"), &CAMERAS, &more));
+    let ended = scratch.run(&["check", "c.toml", "--json"]).with(3);
+    let problems = ended.json()["problems"].clone();
+    let of: Vec<_> =
+        problems.as_array().unwrap().iter().map(|problem| [&problem["table"], &problem["key"]]).collect();
+    assert_eq!(json!(of), json!([["server", "token_file"], ["labrecorder", "port"]]), "{problems}");
 }
 
 #[test]
 fn two_hundred_clients_garbage_and_one_byte_a_second_cost_no_frame() {
     let service = Service::start("");
+    let (before, _) = service.frames("right");
+    abuse(&service);
+    service.wait_until(|(frames, _)| frames >= before + 50);
+    service.end();
+}
+
+#[test]
+fn nor_do_they_cost_one_while_faces_are_sought() {
+    let service = Service::with(&SEEKING, "backend = \"cpu\"\nthreads = 1\nsmallest_face = 40", "");
+    service.wait_until(|(_, results)| results > 0);
+    abuse(&service);
+    let (before, results_before) = service.frames("left");
+    service.wait_until(|(frames, results)| frames >= before + 20 && results >= results_before + 5);
+    let (_, report) = service.end_busy();
+    for camera in report["cameras"].as_array().unwrap() {
+        assert!(camera["face_rows"].as_u64().unwrap() > 0, "{report}");
+    }
+}
+
+/// Two hundred clients at once, a quarter of them with garbage, twenty that send a byte at a time, and one that never reads.
+fn abuse(service: &Service) {
     // Clients that never end what they begin, and one that never reads what it asked for.
     let mut slow: Vec<_> = (0..20).map(|_| connect(service.at)).collect();
     let mut deaf = connect(service.at);
@@ -330,10 +403,8 @@ fn two_hundred_clients_garbage_and_one_byte_a_second_cost_no_frame() {
     let mut frame = vec![0x81, 0x80 | subscribe.len() as u8, 0, 0, 0, 0];
     frame.extend_from_slice(subscribe);
     deaf.write_all(&frame).unwrap();
-    let before = service.get("/api/v1/ledger").json()["cameras"]["left"]["captured"].as_u64().unwrap();
     std::thread::scope(|scope| {
         for client in 0..200 {
-            let service = &service;
             let asking = move || match client % 4 {
                 0 => drop(service.get("/api/v1/state").is(200)),
                 1 => drop(service.get("/metrics").is(200)),
@@ -364,14 +435,6 @@ fn two_hundred_clients_garbage_and_one_byte_a_second_cost_no_frame() {
             }
         }
     });
-    let after = loop {
-        let now = service.get("/api/v1/ledger").json()["cameras"]["left"]["captured"].as_u64().unwrap();
-        if now >= before + 50 {
-            break now;
-        }
-    };
-    assert!(after > before);
-    service.end();
 }
 
 #[test]
@@ -431,4 +494,48 @@ fn a_client_of_labrecorder_drives_a_whole_recording() {
     let file = scratch.path("sessions/study/sub-P007/P007_______x_run003.h5");
     assert!(file.exists(), "{report}");
     assert_eq!(report["recordings"].as_array().map(Vec::len), Some(1), "{report}");
+}
+
+#[test]
+fn of_two_that_start_at_once_one_does_and_both_know() {
+    let service = Service::start("[labrecorder]\nenabled = true\nport = 0\n");
+    let mut labrecorder = connect(service.labrecorder.unwrap());
+    let mut say = |line: &str| {
+        labrecorder.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut answer = [0; 400];
+        let count = labrecorder.read(&mut answer).unwrap();
+        String::from_utf8(answer[..count].to_vec()).unwrap()
+    };
+    for round in 0..10 {
+        let start = json!({ "command": "start_recording", "name": format!("at-once/{round}") });
+        let both = Barrier::new(2);
+        let (answer, said) = std::thread::scope(|scope| {
+            let by_web = scope.spawn(|| {
+                both.wait();
+                service.command(&start)
+            });
+            both.wait();
+            let said = say("start");
+            (by_web.join().unwrap(), said)
+        });
+        let recording = service.get("/api/v1/state").json()["recording"]["path"].clone();
+        let path = recording.as_str().unwrap();
+        match answer.status {
+            200 => {
+                assert_eq!(answer.json()["ok"]["path"], recording);
+                assert!(said.starts_with("error: start_recording: the session is "), "{said}");
+                assert!(said.contains(path) || said.contains("busy"), "{said}");
+            }
+            409 => {
+                assert_eq!(said, "OK");
+                let error = answer.json()["error"].clone();
+                let state = error["state"].as_str().unwrap();
+                assert!(state.contains(path) || state.contains("busy"), "{error}");
+            }
+            _ => panic!("{answer:?}"),
+        }
+        service.command(&json!({ "command": "stop_recording" })).is(200);
+    }
+    let (_, report) = service.end();
+    assert_eq!(report["recordings"].as_array().map(Vec::len), Some(10), "{report}");
 }

@@ -44,6 +44,22 @@ pub struct Gpu {
     pub memory: u64,
 }
 
+/// How busy a GPU is, with all programs that use it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GpuLoad {
+    /// E.g. `NVIDIA H200`.
+    pub name: String,
+    /// The driver's own name for this very device, `GPU-…`.
+    pub uuid: String,
+    /// Bytes that are taken, those that the driver keeps for itself among them.
+    pub memory_used: u64,
+    /// Bytes.
+    pub memory_total: u64,
+    /// Share of the newest sixth of a second to second, as the device measures, in which any kernel ran, 0 to 1. `None` where
+    /// that is not measured.
+    pub utilisation: Option<f64>,
+}
+
 /// What the machine has.
 #[derive(Debug)]
 pub struct Machine {
@@ -66,6 +82,24 @@ pub fn machine() -> Machine {
         cuda: cuda(runtime.as_ref().ok()),
         runtime,
     }
+}
+
+/// How busy each GPU is now. Takes milliseconds, more where a driver wakes up.
+///
+/// # Errors
+/// What is missing: without NVIDIA's driver there is nobody to ask.
+#[cfg(feature = "cuda")]
+pub fn gpu_loads() -> Result<Vec<GpuLoad>, String> {
+    crate::cuda::nvml::loads()
+}
+
+/// Nobody is asked.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "cuda"))]
+pub fn gpu_loads() -> Result<Vec<GpuLoad>, String> {
+    Err("this program was built without CUDA".to_owned())
 }
 
 /// The processor's name from `/proc/cpuinfo`.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process_group};
 use youquanti_actors::capture::faulty::Switch;
 use youquanti_actors::clock::SystemClock;
+use youquanti_actors::control::Control;
 use youquanti_actors::ledger::{CameraSnapshot, Consumer, DropReason};
 use youquanti_actors::messages::{Event, EventKind};
 use youquanti_actors::session::{SessionHandle, SessionReport};
@@ -34,8 +35,10 @@ const GLANCE: Duration = Duration::from_millis(5);
 const SOUND_FRAMES: u64 = 3;
 
 /// What is told while a campaign runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum Progress<'a> {
+    /// A session runs: the first one, or one in place of that which a fault has ended.
+    Runs(&'a Control),
     /// A fault begins.
     Begins {
         /// Its place in the campaign, from 1.
@@ -63,6 +66,7 @@ pub fn run(
 ) -> Result<Matrix, SessionError> {
     let schedule = campaign.schedule();
     let mut stage = Stage::open(campaign, &schedule)?;
+    tell(Progress::Runs(&stage.handle.control()));
     let mut matrix = Matrix {
         title: campaign.title.clone(),
         campaign: campaign.file.clone(),
@@ -91,6 +95,7 @@ pub fn run(
             stage.close(&mut matrix, rows_of_stage);
             rows_of_stage = matrix.outcomes.len();
             stage = Stage::open(campaign, &schedule)?;
+            tell(Progress::Runs(&stage.handle.control()));
             matrix.files.extend(stage.file.clone());
             stage.becomes_sound(campaign.patience, stop);
         }

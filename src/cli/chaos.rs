@@ -5,8 +5,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use youquanti::chaos::{self, Campaign, CampaignError, Matrix, Outcome, Progress};
+use youquanti::server::Server;
+use youquanti::{Config, Control};
 use youquanti_config::LogLevel;
 
+use super::doors::{self, DoorError};
 use super::run::{Signals, start_log};
 use super::{Exit, exit_of, fail, fail_config, table};
 
@@ -37,6 +40,7 @@ frame is accounted for.
 Examples:
   youquanti chaos                                        every simulated fault on four simulated cameras, two minutes
   youquanti chaos --seed 7 --markdown fault-matrix.md    in another order, and the table into a file
+  youquanti chaos my-campaign.toml --ui                  and watch it in a browser
   youquanti chaos my-campaign.toml --json";
 
 #[derive(Debug, clap::Args)]
@@ -52,6 +56,9 @@ pub(crate) struct Args {
     /// Write the matrix into this file, in place of its section of the same title or at its end.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Serve the dashboard meanwhile, at the port that `[server]` of the campaign's configuration names.
+    #[arg(long)]
+    ui: bool,
     /// List the faults that can be simulated, and do nothing else.
     #[arg(long, exclusive = true)]
     faults: bool,
@@ -79,6 +86,15 @@ pub(crate) fn execute(args: &Args) -> Exit {
     let signals = match Signals::register() {
         Ok(signals) => signals,
         Err(error) => return fail(Exit::Internal, &error),
+    };
+    let mut window = match Window::open(args.ui.then_some(&campaign.config)) {
+        Ok(window) => window,
+        Err(error) => return fail(Exit::Usage, &error),
+    };
+    let mut tell = |progress: Progress<'_>| match progress {
+        Progress::Runs(session) => window.show(session),
+        Progress::Begins { number, of, fault, target } => eprint!("[{number:>2}/{of}] {fault} on {target}: "),
+        Progress::Over(outcome) => tell_outcome(outcome),
     };
     let matrix = match chaos::run(&campaign, signals.end(), &mut tell) {
         Ok(matrix) => matrix,
@@ -114,20 +130,49 @@ fn leave_injected_panics_out() {
     }));
 }
 
-fn tell(progress: Progress<'_>) {
-    match progress {
-        Progress::Begins { number, of, fault, target } => eprint!("[{number:>2}/{of}] {fault} on {target}: "),
-        Progress::Over(outcome) if outcome.problems.is_empty() => {
-            let millis = |time: Option<f64>| time.map_or("-".to_owned(), |time| format!("{time:.0} ms"));
-            eprintln!(
-                "noticed after {}, back after {}, {} lost",
-                millis(outcome.detected_after_ms),
-                millis(outcome.recovered_after_ms),
-                outcome.lost
-            );
-        }
-        Progress::Over(outcome) => eprintln!("NOT AS EXPECTED: {}", outcome.problems.join("; ")),
+/// The dashboard of a campaign, if it is wanted.
+struct Window<'a> {
+    config: Option<&'a Config>,
+    server: Option<Server>,
+    /// The server shows a session already, and a server shows one only.
+    is_taken: bool,
+}
+
+impl<'a> Window<'a> {
+    fn open(config: Option<&'a Config>) -> Result<Self, DoorError> {
+        let server = config.map(doors::open).transpose()?.flatten();
+        Ok(Self { config, server, is_taken: false })
     }
+
+    fn show(&mut self, session: &Control) {
+        if self.is_taken
+            && let Some(config) = self.config
+        {
+            // The port is free only once the server before has closed it.
+            self.server = None;
+            match doors::open(config) {
+                Ok(server) => self.server = server,
+                Err(error) => eprintln!("warning: no dashboard of this session: {error}"),
+            }
+        }
+        self.is_taken = true;
+        if let Some(server) = &self.server {
+            server.attach(session.clone());
+        }
+    }
+}
+
+fn tell_outcome(outcome: &Outcome) {
+    if !outcome.problems.is_empty() {
+        return eprintln!("NOT AS EXPECTED: {}", outcome.problems.join("; "));
+    }
+    let millis = |time: Option<f64>| time.map_or("-".to_owned(), |time| format!("{time:.0} ms"));
+    eprintln!(
+        "noticed after {}, back after {}, {} lost",
+        millis(outcome.detected_after_ms),
+        millis(outcome.recovered_after_ms),
+        outcome.lost
+    );
 }
 
 fn to_text(matrix: &Matrix) -> String {

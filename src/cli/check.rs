@@ -16,7 +16,7 @@ pub(crate) fn execute(args: &Args) -> Exit {
         Ok(config) => config,
         Err(errors) => return fail_config(Exit::Usage, &errors, args.json),
     };
-    match youquanti::preflight::check(&config) {
+    match youquanti::preflight::check_with_doors(&config) {
         Ok(backend) if args.json => {
             outln!("{:#}", serde_json::json!({ "problems": [], "backend": backend.to_json(&config) }));
         }

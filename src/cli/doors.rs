@@ -65,7 +65,7 @@ pub(super) fn open(config: &Config) -> Result<Option<Server>, DoorError> {
     };
     let server = Server::start(ServerOptions {
         address: wanted.address,
-        port: wanted.port.map_or(Port::Usual, |port| Port::Fixed(port.get() as u16)),
+        port: Port::wanted(config),
         token,
         session: config.session.name.to_string(),
         config_text: config.source_text().to_owned(),

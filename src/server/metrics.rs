@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use youquanti_actors::control::Control;
 use youquanti_actors::ledger::{Consumer, DropReason};
 use youquanti_actors::plane::DataPlane;
+use youquanti_gpu::probe::GpuLoad;
 
 use super::Shared;
 use crate::preflight::free_space;
@@ -52,7 +53,7 @@ impl Family<'_> {
 }
 
 /// Everything there is to say now.
-pub(crate) fn page(shared: &Shared) -> String {
+pub(crate) async fn page(shared: &Shared) -> String {
     let mut page = Page::default();
     let status = shared.session.get().map(Control::status).unwrap_or_default();
     let mut states = page.family("session_state", "gauge", "1 for the state that the session is in.");
@@ -81,11 +82,37 @@ pub(crate) fn page(shared: &Shared) -> String {
         page.family("shared_memory_free_bytes", "gauge", "Free space where frame rings are.")
             .value(&[], free as f64);
     }
+    if let Ok(gpus) = shared.gpus.loads().await.as_ref() {
+        of_gpus(&mut page, gpus);
+    }
     let (open, missed) = shared.sockets.figures();
     page.family("websockets", "gauge", "Open WebSockets.").value(&[], open as f64);
     page.family("websocket_missed_total", "counter", "Results and events that slow clients missed.")
         .value(&[], missed as f64);
     page.0
+}
+
+fn of_gpus(page: &mut Page, gpus: &[GpuLoad]) {
+    let labels: Vec<_> = gpus.iter().map(|gpu| [("uuid", &*gpu.uuid), ("name", &*gpu.name)]).collect();
+    let mut family =
+        page.family("gpu_memory_used_bytes", "gauge", "GPU memory that is taken, by all programs.");
+    for (gpu, labels) in gpus.iter().zip(&labels) {
+        family.value(labels, gpu.memory_used as f64);
+    }
+    let mut family = page.family("gpu_memory_total_bytes", "gauge", "GPU memory that there is.");
+    for (gpu, labels) in gpus.iter().zip(&labels) {
+        family.value(labels, gpu.memory_total as f64);
+    }
+    let mut family = page.family(
+        "gpu_utilisation_ratio",
+        "gauge",
+        "Share of the last moment in which the GPU was at work.",
+    );
+    for (gpu, labels) in gpus.iter().zip(&labels) {
+        if let Some(share) = gpu.utilisation {
+            family.value(labels, share);
+        }
+    }
 }
 
 fn of_cameras(page: &mut Page, session: &Control) {

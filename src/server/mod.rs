@@ -6,6 +6,7 @@
 
 mod commands;
 mod files;
+mod gpus;
 mod guard;
 mod metrics;
 mod openapi;
@@ -28,6 +29,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer, web};
 use tracing::{info, warn};
 use youquanti_actors::control::Control;
+use youquanti_config::Config;
 
 pub use token::{Token, TokenError};
 
@@ -56,6 +58,13 @@ pub enum Port {
     Usual,
     /// This one; 0 is any that is free.
     Fixed(u16),
+}
+
+impl Port {
+    /// The one that a configuration asks for.
+    pub fn wanted(config: &Config) -> Self {
+        config.server.port.map_or(Self::Usual, |port| Self::Fixed(port.get() as u16))
+    }
 }
 
 /// What a server is made from.
@@ -109,6 +118,7 @@ pub(crate) struct Shared {
     sockets: socket::Sockets,
     inspections: tokio::sync::Semaphore,
     pictures: OnceLock<pictures::Pictures>,
+    gpus: gpus::Gpus,
 }
 
 /// A server that listens. Dropped, it closes all connections and ends within a few seconds.
@@ -138,6 +148,7 @@ impl Server {
             sockets: socket::Sockets::default(),
             inspections: tokio::sync::Semaphore::new(1),
             pictures: OnceLock::new(),
+            gpus: gpus::Gpus::default(),
         });
         let (to, started) = sync_channel(1);
         let serving = Arc::clone(&shared);
@@ -199,7 +210,8 @@ impl Drop for Server {
     }
 }
 
-fn listen(address: IpAddr, port: Port) -> Result<TcpListener, ServerError> {
+/// Takes a port; the first of those that may be had.
+pub(crate) fn listen(address: IpAddr, port: Port) -> Result<TcpListener, ServerError> {
     let ports = match port {
         Port::Usual => USUAL_PORT..=USUAL_PORT + MORE_PORTS,
         Port::Fixed(port) => port..=port,

@@ -21,7 +21,7 @@ use youquanti_models::{CameraId, Frame, PixelFormat};
 use super::Shared;
 use super::views::problem;
 
-/// How long a client waits for a newer picture than it has.
+/// How long a request waits for a newer picture than its client has; on a WebSocket there is no such end.
 const NEWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Quality of the pictures, 1 to 100.
@@ -35,11 +35,50 @@ pub(crate) struct After {
 }
 
 /// A picture as it is sent.
-struct Encoded {
+pub(crate) struct Encoded {
     seq: u64,
-    /// What was found in it, JSON.
-    facts: String,
+    /// With what was found in it: the length of the JSON, four bytes, little-endian; the JSON; the JPEG.
+    pub(crate) whole: web::Bytes,
     jpeg: web::Bytes,
+}
+
+/// Why there is no picture.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoPicture {
+    /// There is no session yet.
+    #[error("the session is still being started")]
+    Arming,
+    /// No such camera.
+    #[error("there is no such camera")]
+    Unknown,
+    /// None are made.
+    #[error("this session makes no previews: [preview] is switched off")]
+    Off,
+    /// No newer one has come.
+    #[error("there is no newer one")]
+    NoNewer,
+    /// It cannot be encoded.
+    #[error("the picture cannot be encoded: {0}")]
+    Failed(String),
+}
+
+impl NoPicture {
+    /// Status and code, as they are in an answer to a request.
+    pub(crate) const fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Arming => (StatusCode::SERVICE_UNAVAILABLE, "arming"),
+            Self::Unknown | Self::Off => (StatusCode::NOT_FOUND, "unknown"),
+            Self::NoNewer => (StatusCode::NO_CONTENT, ""),
+            Self::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+        }
+    }
+
+    fn answer(&self) -> HttpResponse {
+        match self.status() {
+            (StatusCode::NO_CONTENT, _) => HttpResponse::NoContent().finish(),
+            (status, code) => problem(status, code, &self.to_string()),
+        }
+    }
 }
 
 /// The newest encoded picture of each camera.
@@ -55,7 +94,8 @@ impl Pictures {
 }
 
 #[derive(Serialize)]
-struct Facts {
+struct Facts<'a> {
+    camera: &'a str,
     seq: u64,
     captured_at_s: f64,
     previewed_at_s: f64,
@@ -79,76 +119,64 @@ struct Face {
 
 /// `/api/v1/cameras/{name}/preview.jpg`: the newest picture.
 pub(crate) async fn jpeg(shared: web::Data<Shared>, name: web::Path<String>) -> HttpResponse {
-    match newest(&shared, &name, None).await {
+    match within_time(&shared, &name, None).await {
         Ok(picture) => HttpResponse::Ok().content_type("image/jpeg").body(picture.jpeg.clone()),
-        Err(answer) => answer,
+        Err(none) => none.answer(),
     }
 }
 
-/// `/api/v1/cameras/{name}/preview`: a newer picture than the client has, with what was found in it: the length of the JSON, four
-/// bytes, little-endian; the JSON; the JPEG.
+/// `/api/v1/cameras/{name}/preview`: a newer picture than the client has, with what was found in it.
 pub(crate) async fn preview(
     shared: web::Data<Shared>,
     name: web::Path<String>,
     after: web::Query<After>,
 ) -> HttpResponse {
-    match newest(&shared, &name, after.after).await {
+    match within_time(&shared, &name, after.after).await {
         Ok(picture) => {
-            let mut body = Vec::with_capacity(4 + picture.facts.len() + picture.jpeg.len());
-            body.extend_from_slice(&(picture.facts.len() as u32).to_le_bytes());
-            body.extend_from_slice(picture.facts.as_bytes());
-            body.extend_from_slice(&picture.jpeg);
-            HttpResponse::Ok().content_type("application/octet-stream").body(body)
+            HttpResponse::Ok().content_type("application/octet-stream").body(picture.whole.clone())
         }
-        Err(answer) => answer,
+        Err(none) => none.answer(),
     }
 }
 
+async fn within_time(shared: &Shared, name: &str, after: Option<i64>) -> Result<Arc<Encoded>, NoPicture> {
+    timeout(NEWER_WITHIN, newer(shared, name, after)).await.unwrap_or(Err(NoPicture::NoNewer))
+}
+
 /// The newest picture, once it is newer than the one that the client has.
-async fn newest(shared: &Shared, name: &str, after: Option<i64>) -> Result<Arc<Encoded>, HttpResponse> {
-    let Some(session) = shared.session.get() else {
-        return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "arming", "the session is still being started"));
-    };
-    let unknown = |words: &str| problem(StatusCode::NOT_FOUND, "unknown", words);
-    let Some(camera) = session.camera(name) else { return Err(unknown("there is no such camera")) };
+pub(crate) async fn newer(
+    shared: &Shared,
+    name: &str,
+    after: Option<i64>,
+) -> Result<Arc<Encoded>, NoPicture> {
+    let session = shared.session.get().ok_or(NoPicture::Arming)?;
+    let camera = session.camera(name).ok_or(NoPicture::Unknown)?;
     if session.plane().preview().is_none() {
-        return Err(unknown("this session makes no previews: [preview] is switched off"));
+        return Err(NoPicture::Off);
     }
     let mut newest = session.plane().camera(camera).watch_preview();
     let is_newer = |handle: &Option<FrameHandle>| {
         handle.as_ref().is_some_and(|handle| after.is_none_or(|after| handle.meta().seq as i64 > after))
     };
-    let waited = timeout(NEWER_WITHIN, newest.wait_for(is_newer)).await;
-    let handle = match waited {
-        Ok(Ok(handle)) => handle.clone(),
-        Ok(Err(_)) | Err(_) => None,
+    let handle = match newest.wait_for(is_newer).await {
+        Ok(handle) => handle.clone().ok_or(NoPicture::NoNewer)?,
+        Err(_) => return Err(NoPicture::NoNewer),
     };
-    let Some(handle) = handle else { return Err(HttpResponse::NoContent().finish()) };
-    let Some(place) =
-        shared.pictures.get_or_init(|| Pictures::new(session.plane().cameras.len())).0.get(&camera)
-    else {
-        return Err(unknown("there is no such camera"));
-    };
+    let pictures = shared.pictures.get_or_init(|| Pictures::new(session.plane().cameras.len()));
+    let place = pictures.0.get(&camera).ok_or(NoPicture::Unknown)?;
     // Whoever comes second finds it encoded.
     let mut kept = place.lock().await;
     if let Some(kept) = kept.as_ref().filter(|kept| kept.seq >= handle.meta().seq) {
         return Ok(Arc::clone(kept));
     }
-    let session = session.clone();
-    let encoded = web::block(move || encode(&session, &handle)).await;
-    let words = match encoded {
-        Ok(Ok(encoded)) => {
-            let encoded = Arc::new(encoded);
-            *kept = Some(Arc::clone(&encoded));
-            return Ok(encoded);
-        }
-        Ok(Err(error)) => error.to_string(),
-        Err(error) => error.to_string(),
-    };
-    Err(problem(StatusCode::INTERNAL_SERVER_ERROR, "failed", &words))
+    let (session, name) = (session.clone(), name.to_owned());
+    let encoded = web::block(move || encode(&session, &name, &handle)).await;
+    let failed = |error: &dyn std::fmt::Display| NoPicture::Failed(error.to_string());
+    let encoded = encoded.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    Ok(Arc::clone(kept.insert(Arc::new(encoded))))
 }
 
-fn encode(session: &Control, handle: &FrameHandle) -> Result<Encoded, EncodingError> {
+fn encode(session: &Control, camera: &str, handle: &FrameHandle) -> Result<Encoded, EncodingError> {
     let (meta, picture) = (handle.meta(), handle.picture());
     let layout = picture.layout;
     let status = session.status();
@@ -163,6 +191,7 @@ fn encode(session: &Control, handle: &FrameHandle) -> Result<Encoded, EncodingEr
         landmarks: face.landmarks().map(|[x, y, _]| [x, y].map(|at| (at * 10.0).round() / 10.0)).collect(),
     });
     let facts = Facts {
+        camera,
         seq: meta.seq,
         captured_at_s: meta.captured_at.0 as f64 / 1e9,
         previewed_at_s: found.as_ref().map_or(0.0, |found| found.previewed_at().0 as f64 / 1e9),
@@ -173,10 +202,13 @@ fn encode(session: &Control, handle: &FrameHandle) -> Result<Encoded, EncodingEr
         faces: faces.collect(),
     };
     let colours = if layout.format == PixelFormat::Bgr24 { ColorType::Bgr } else { ColorType::Rgb };
-    let mut jpeg = Vec::with_capacity(128 << 10);
-    let (width, height) = (layout.width as u16, layout.height as u16);
-    Encoder::new(&mut jpeg, QUALITY).encode(picture.bytes, width, height, colours)?;
     // Only maps with keys that are no text cannot be written.
     let facts = serde_json::to_string(&facts).unwrap_or_default();
-    Ok(Encoded { seq: meta.seq, facts, jpeg: jpeg.into() })
+    let mut whole = Vec::with_capacity(128 << 10);
+    whole.extend_from_slice(&(facts.len() as u32).to_le_bytes());
+    whole.extend_from_slice(facts.as_bytes());
+    let (width, height) = (layout.width as u16, layout.height as u16);
+    Encoder::new(&mut whole, QUALITY).encode(picture.bytes, width, height, colours)?;
+    let whole = web::Bytes::from(whole);
+    Ok(Encoded { seq: meta.seq, jpeg: whole.slice(4 + facts.len()..), whole })
 }

@@ -11,7 +11,7 @@ use youquanti_actors::control::{Control, Phase};
 
 use super::guard::BODY_WITHIN;
 use super::views::{self, problem};
-use super::{Shared, commands, files, metrics, openapi, pictures, socket, ui};
+use super::{Shared, commands, files, gpus, metrics, openapi, pictures, socket, ui};
 
 /// Longest body of a request, bytes.
 const LONGEST_BODY: usize = 16 * 1024;
@@ -31,6 +31,7 @@ pub(crate) fn configure(app: &mut web::ServiceConfig) {
         ))
         .service(get("/api/v1/ledger", |shared: Of| async move { of_session(&shared, views::ledger) }))
         .service(get("/api/v1/latency", |shared: Of| async move { of_session(&shared, views::latency) }))
+        .service(get("/api/v1/gpus", gpus::gpus))
         .service(get("/api/v1/config", config))
         .service(get("/api/v1/sessions", sessions))
         .service(get("/api/v1/sessions/{name:.*}", session))
@@ -94,7 +95,7 @@ async fn ready(shared: Of) -> HttpResponse {
 }
 
 async fn show_metrics(shared: Of) -> HttpResponse {
-    HttpResponse::Ok().content_type(metrics::CONTENT_TYPE).body(metrics::page(&shared))
+    HttpResponse::Ok().content_type(metrics::CONTENT_TYPE).body(metrics::page(&shared).await)
 }
 
 async fn document() -> HttpResponse {

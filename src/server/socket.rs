@@ -1,6 +1,6 @@
-//! The WebSocket: events, results at a rate that the client chooses, and commands.
+//! The WebSocket: events, results at a rate that the client chooses, pictures one by one, and commands.
 //!
-//! Owns its messages and how much of them a client may leave waiting. A client that takes nothing misses, is told how much once it
+//! Owns its messages and how much of them a client may leave waiting: of pictures, the one that it asked for. A client that takes nothing misses, is told how much once it
 //! takes something again, and is let go when it takes nothing for long; nobody waits for it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +11,7 @@ use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReaso
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use youquanti_actors::clock::SystemClock;
 use youquanti_actors::control::Control;
@@ -19,6 +20,7 @@ use youquanti_actors::messages::{Event, FacesNamed};
 use youquanti_models::Clock;
 
 use super::guard::{Allowance, SOCKET_PROTOCOL};
+use super::pictures::{self, NoPicture};
 use super::views::{self, Parts, problem};
 use super::{Shared, commands};
 
@@ -31,6 +33,9 @@ const LONGEST_MESSAGE: usize = 16 * 1024;
 /// Messages a second that a client may send for long, and at once.
 const RATE: f64 = 100.0;
 const BURST: f64 = 200.0;
+
+/// Pictures a second of each camera that a client may ask for for long, and at once.
+const PICTURES: f64 = 120.0;
 
 /// Messages that a client may get wrong.
 const MOST_MISTAKES: u32 = 20;
@@ -91,6 +96,14 @@ enum Wish {
         #[serde(default)]
         results: Option<ResultsWish>,
     },
+    /// One picture of a camera, as soon as there is a newer one than that number. The one asked for before need not come any longer.
+    Picture {
+        camera: String,
+        #[serde(default)]
+        after: Option<i64>,
+    },
+    /// What time it is here; answered at once with the time on the client's clock at which it was sent.
+    Clock { sent: f64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -131,8 +144,7 @@ fn read(text: &str) -> Result<Said, String> {
         return Ok(Said::Command(commands::Request::read(message), id));
     }
     let wish: Wish = serde_json::from_value(message).map_err(|error| error.to_string())?;
-    let Wish::Subscribe { results, .. } = &wish;
-    if let Some(rate) = results.as_ref().and_then(|results| results.rate)
+    if let Wish::Subscribe { results: Some(ResultsWish { rate: Some(rate), .. }), .. } = wish
         && !(0.1..=1000.0).contains(&rate)
     {
         return Err(format!("rate = {rate} is outside 0.1 to 1000 a second"));
@@ -183,7 +195,10 @@ struct Client {
     /// The newest result of each camera that has not been sent, where the client chose a rate.
     newest: Vec<Option<FacesNamed>>,
     names: Vec<String>,
+    /// Whoever waits for the next picture of each camera.
+    pictures: Vec<Option<JoinHandle<()>>>,
     allowance: Allowance,
+    picture_allowance: Allowance,
     mistakes: u32,
     /// What the client has missed, as far as it was told.
     told: (u64, u64),
@@ -192,6 +207,7 @@ struct Client {
 impl Client {
     fn new(counted: Counted, session: Control, socket: Session) -> Self {
         let names: Vec<_> = session.plane().camera_names().iter().map(ToString::to_string).collect();
+        let (now, pictures) = (SystemClock.now(), PICTURES * names.len().max(1) as f64);
         Self {
             counted,
             session,
@@ -199,8 +215,10 @@ impl Client {
             events: true,
             results: None,
             newest: names.iter().map(|_| None).collect(),
+            pictures: names.iter().map(|_| None).collect(),
+            allowance: Allowance::new(RATE, BURST, now),
+            picture_allowance: Allowance::new(pictures, pictures, now),
             names,
-            allowance: Allowance::new(RATE, BURST, SystemClock.now()),
             mistakes: 0,
             told: (0, 0),
         }
@@ -216,10 +234,19 @@ impl Client {
 
     /// Takes a message; what is wrong with it is said, a few times.
     async fn hear(&mut self, text: &str) -> Result<bool, Parting> {
-        if !self.allowance.take(SystemClock.now()) {
+        let said = read(text);
+        let allowance = match said {
+            Ok(Said::Wish(Wish::Picture { .. })) => &mut self.picture_allowance,
+            _ => &mut self.allowance,
+        };
+        if !allowance.take(SystemClock.now()) {
             return Err(Parting::Misbehaves);
         }
-        match read(text) {
+        match said {
+            Ok(Said::Wish(Wish::Picture { camera, after })) => {
+                self.send_picture(camera, after).await?;
+                Ok(false)
+            }
             Ok(Said::Wish(Wish::Subscribe { events, results })) => {
                 if let Some(unknown) = self.unknown_camera(results.as_ref()) {
                     let words =
@@ -233,6 +260,11 @@ impl Client {
                 self.told.1 = 0;
                 self.send(json!({ "type": "subscribed" }).to_string()).await?;
                 Ok(true)
+            }
+            Ok(Said::Wish(Wish::Clock { sent })) => {
+                let now_s = views::seconds(SystemClock.now().0);
+                self.send(json!({ "type": "clock", "sent": sent, "now_s": now_s }).to_string()).await?;
+                Ok(false)
             }
             Ok(Said::Command(request, id)) => {
                 let answer = match request {
@@ -254,6 +286,26 @@ impl Client {
         }
     }
 
+    /// Sends a picture once there is a newer one; everything else goes on meanwhile.
+    async fn send_picture(&mut self, camera: String, after: Option<i64>) -> Result<(), Parting> {
+        let Some(place) = self.names.iter().position(|name| *name == camera) else {
+            return self.send(no_picture(&camera, &NoPicture::Unknown)).await;
+        };
+        let (shared, mut socket) = (self.counted.0.clone(), self.socket.clone());
+        let sending = actix_rt::spawn(async move {
+            let sent = match pictures::newer(&shared, &camera, after).await {
+                Ok(picture) => timeout(TAKEN_WITHIN, socket.binary(picture.whole.clone())).await,
+                Err(none) => timeout(TAKEN_WITHIN, socket.text(no_picture(&camera, &none))).await,
+            };
+            // That a client has gone is seen where its messages are waited for.
+            drop(sent);
+        });
+        if let Some(before) = self.pictures[place].replace(sending) {
+            before.abort();
+        }
+        Ok(())
+    }
+
     async fn complain(&mut self, words: &str) -> Result<(), Parting> {
         self.mistakes += 1;
         self.send(json!({ "type": "error", "message": words }).to_string()).await?;
@@ -271,7 +323,7 @@ impl Client {
         }
         let text = json!({
             "type": "event",
-            "at_s": event.at.0 as f64 / 1e9,
+            "at_s": views::seconds(event.at.0),
             "source": event.source,
             "kind": event.kind.name(),
             "detail": event.detail,
@@ -331,6 +383,18 @@ impl Client {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Some(ticks)
     }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.pictures.iter().flatten().for_each(JoinHandle::abort);
+    }
+}
+
+fn no_picture(camera: &str, why: &NoPicture) -> String {
+    let (status, _) = why.status();
+    let (status, message) = (status.as_u16(), why.to_string());
+    json!({ "type": "no_picture", "camera": camera, "status": status, "message": message }).to_string()
 }
 
 /// Waits for the next tick, for ever if there is none.
@@ -445,9 +509,31 @@ mod tests {
             (r#"{"type":"subscribe","evnts":true}"#, "unknown field `evnts`"),
             (r#"{"type":"subscribe","results":{"rate":0}}"#, "outside 0.1 to 1000"),
             (r#"{"type":"subscribe","results":{"rate":1e999}}"#, "number out of range"),
+            (r#"{"type":"picture","after":1}"#, "missing field `camera`"),
+            (r#"{"type":"picture","camera":"a","after":1.5}"#, "expected i64"),
+            (r#"{"type":"clock"}"#, "missing field `sent`"),
+            (r#"{"type":"clock","sent":"noon"}"#, "expected f64"),
         ] {
             let words = read(wrong).unwrap_err();
             assert!(words.contains(says), "{wrong}: {words}");
+        }
+    }
+
+    /// Messages that are understood.
+    const GOOD: [&str; 6] = [
+        r#"{"type":"subscribe","events":false,"results":{"rate":30,"cameras":["left"],"landmarks":true}}"#,
+        r#"{"type":"picture","camera":"left","after":-9223372036854775808}"#,
+        r#"{"type":"clock","sent":12345.678e-3}"#,
+        r#"{"type":"command","id":"a","command":"mark","text":"\ud83d\ude00","lsl_time":1e3}"#,
+        r#"{"type":"command","command":"start_recording","name":"a/b","notes":"","by":"me"}"#,
+        r#"{"type":"command","command":"rename_participant","participant":"P1","name":"Ä"}"#,
+    ];
+
+    #[test]
+    fn good_messages_are_understood() {
+        for good in GOOD {
+            let said = read(good);
+            assert!(matches!(said, Ok(Said::Wish(_) | Said::Command(Ok(_), _))), "{good}: {said:?}");
         }
     }
 
@@ -455,6 +541,19 @@ mod tests {
         #[test]
         fn nothing_that_a_client_says_makes_the_reader_panic(text in ".{0,300}") {
             read(&text).ok();
+        }
+
+        #[test]
+        fn nor_does_a_good_message_with_a_piece_of_another(
+            which in proptest::sample::select(&GOOD[..]),
+            other in proptest::sample::select(&GOOD[..]),
+            cuts in prop::array::uniform4(0..=90usize),
+        ) {
+            let piece = |text: &str, from: usize, to: usize| -> String {
+                text.chars().skip(from).take(to.saturating_sub(from)).collect()
+            };
+            let [to, from, until, on] = cuts;
+            read(&(piece(which, 0, to) + &piece(other, from, until) + &piece(which, on, usize::MAX))).ok();
         }
 
         #[test]

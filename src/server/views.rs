@@ -13,6 +13,7 @@ use youquanti_actors::stats::LatencySnapshot;
 use youquanti_models::blendshapes::NAMES;
 
 use super::Shared;
+use crate::preflight::free_space;
 
 /// Version of everything under `/api/v1`.
 pub(crate) const API_VERSION: u32 = 1;
@@ -43,7 +44,7 @@ pub(crate) fn command_error(error: &CommandError) -> (StatusCode, Json) {
 }
 
 /// Seconds of `CLOCK_MONOTONIC`, which is what `lsl_local_clock()` gives.
-fn seconds(nanos: u64) -> f64 {
+pub(crate) fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 
@@ -76,6 +77,7 @@ pub(crate) fn state(shared: &Shared) -> Json {
             "bytes": recording.file_bytes,
             "free_bytes": recording.free_bytes,
         })),
+        "free_bytes": free_space(&shared.options.recordings).ok(),
         "recording_at_s": status.recording_at.map(|at| seconds(at.0)),
         "verdict": plane.map(|plane| plane.findings.of_session()),
         "cameras": cameras,

@@ -39,7 +39,7 @@ class FaceRecording:
             if isinstance(message, youquanti.Result):
                 for face in message.faces:
                     if face.participant == "P1" and face.blendshapes is not None:
-                        self.values = dict(zip(self.live.blendshape_names, face.blendshapes.tolist()))
+                        self.values = dict(zip(self.live.blendshape_names, face.blendshapes.tolist(), strict=True))
         return self.values.get(blendshape)
 
     def end(self) -> None:

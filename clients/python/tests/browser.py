@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -15,6 +17,9 @@ from conftest import install
 from youquanti._websocket import WebSocket
 
 PATIENCE = 120.0
+
+#: Keys that are no characters: `windowsVirtualKeyCode`, and the text that goes with them.
+KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " "), "ArrowDown": (40, ""), "Delete": (46, "")}
 
 
 class Page:
@@ -28,12 +33,14 @@ class Page:
         if program is None:
             pytest.skip(problem or "there is no chromium")
         profile = folder / "profile"
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1100"]
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        options += ["--hide-scrollbars", "--window-size=1400,1100"]
         with (folder / "chromium.txt").open("wb") as log:
             self.process = subprocess.Popen(
                 [program, *options, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # so that all of its processes can be stopped together
             )
         active = profile / "DevToolsActivePort"
         self._wait("the browser", lambda: active.exists() and active.read_text().count("\n") >= 1)
@@ -95,16 +102,27 @@ class Page:
 
     def press(self, key: str) -> None:
         """Presses a key."""
-        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
-        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+        code, text = KEYS[key] if key in KEYS else (ord(key.upper()), key)
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text, windowsVirtualKeyCode=code)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
 
-    def screenshot(self, path: Path) -> None:
-        """Keeps what is seen."""
+    def screenshot(self, path: Path, media: str = "screen") -> None:
+        """Keeps the whole page, as it is on a screen or in print."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        self.call("Emulation.setEmulatedMedia", media=media)
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {**size, "scale": 1}
+        picture = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        self.call("Emulation.setEmulatedMedia", media="screen")
+        path.write_bytes(base64.b64decode(picture["data"]))
+
+    def freeze(self) -> None:
+        """Stops every process of the browser where it is: it reads nothing any more, and closes nothing."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
 
     def close(self) -> None:
         """Ends the browser."""
+        os.killpg(self.process.pid, signal.SIGCONT)
         self._socket.close()
         self.process.terminate()
         self.process.wait()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import youquanti
-from service import Service
+from service import Service, with_gpus
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -113,6 +116,35 @@ def test_a_recording_has_what_was_said_meanwhile(service: Service) -> None:
         assert sorted(names.values()) == ["Bob", "Änne"]
 
 
+def test_of_two_that_start_at_once_one_does_and_both_know(service: Service) -> None:
+    both = threading.Barrier(2)
+
+    def start(number: int) -> tuple[youquanti.CommandError | Path | None, str]:
+        """What this one is answered, and of which file it hears as it goes on listening."""
+        with service.client() as client, client.live() as live:
+            both.wait()
+            answer: youquanti.CommandError | Path | None
+            try:
+                answer = client.start_recording(f"both/{number}", by=f"client {number}")
+            except youquanti.CommandError as refused:
+                answer = refused
+            while True:
+                event = next_of(live, youquanti.Event)
+                assert isinstance(event, youquanti.Event)
+                if event.kind == "recording_started":
+                    return answer, event.detail["path"]
+
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = list(threads.map(start, (1, 2)))
+    (file,) = {heard for _, heard in outcomes}
+    (refused,) = (answer for answer, _ in outcomes if isinstance(answer, youquanti.CommandError))
+    assert (refused.status, refused.code) == (409, "not_now")
+    assert [str(answer) for answer, _ in outcomes if isinstance(answer, Path)] == [file]
+    with service.client() as client:
+        assert client.state()["recording"]["path"] == file
+        assert client.stop_recording()["complete"]
+
+
 def test_the_examples_run(service: Service) -> None:
     package = Path(youquanti.__file__).resolve().parents[1]
     environment = os.environ | {"PYTHONPATH": str(package)}
@@ -146,6 +178,26 @@ def test_the_interface_keeps_what_its_description_promises(service: Service) -> 
         env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_gpus_are_as_busy_as_the_driver_says(service: Service, tmp_path: Path) -> None:
+    here = json.loads(service.get("/api/v1/gpus"))
+    assert bool(here["gpus"]) == (here["missing"] is None)
+    assert ("youquanti_gpu_memory_used_bytes{" in service.get("/metrics")) == bool(here["gpus"])
+
+    other = Service(tmp_path, "gpus", environment=with_gpus(tmp_path))
+    try:
+        told = json.loads(other.get("/api/v1/gpus"))
+        assert told["missing"] is None
+        gpu = {"name": 'Some "GPU"', "memory_used_bytes": 12_500_000_000, "memory_total_bytes": 80_000_000_000}
+        assert told["gpus"] == [gpu | {"uuid": "GPU-0", "utilisation": 0.45}, gpu | {"uuid": "GPU-1", "utilisation": None}]
+        lines = other.get("/metrics").splitlines()
+        (line,) = (line for line in lines if line.startswith("youquanti_gpu_utilisation_ratio{"))
+        assert line == 'youquanti_gpu_utilisation_ratio{uuid="GPU-0",name="Some \\"GPU\\""} 0.45'
+        assert sum(line.startswith("youquanti_gpu_memory_total_bytes{") for line in lines) == 2
+    finally:
+        other.process.terminate()
+        other.process.wait()
 
 
 def test_the_stream_ends_with_the_session(tmp_path: Path) -> None:

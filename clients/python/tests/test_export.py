@@ -242,7 +242,8 @@ def test_nothing_is_written_over(ended: Path, tmp_path: Path) -> None:
 def test_what_is_no_session_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other.h5"
     other.write_text("nothing")
-    for arguments in (["export", other, "--to", "csv"], ["inspect", other, "--plot", tmp_path / "a.png"]):
+    wrong: list[list[str | Path]] = [["export", other, "--to", "csv"], ["inspect", other, "--plot", tmp_path / "a.png"]]
+    for arguments in wrong:
         assert "other.h5" in run(*arguments, code=2).stderr
     assert list(tmp_path.iterdir()) == [other]
 
@@ -304,8 +305,8 @@ def test_every_key_of_inspect_is_documented(ended: Path, recording: Recording) -
     for path in (ended, recording.path):
         told = json.loads(run("inspect", "--json", path).stdout, parse_constant=refuse)
         assert all(model["matches_manifest"] for model in told["models"])
-        free = ("header.models.", "quality.", "events_by_kind.", "ledger[].dropped.", "cameras[].frames_by_faces.")
-        free += ("validity[].weak_blendshapes.",)
+        free = ("header.models.", "quality.", "events_by_kind.", "ledger[].dropped.", "cameras[].frames_by_faces.",
+                "validity[].weak_blendshapes.")  # fmt: skip
         named = {key for key in keys(told) if not key.startswith(free)}
         assert not {key for key in named if f"`{key.rsplit('.', 1)[-1]}`" not in documented}
 

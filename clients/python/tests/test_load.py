@@ -29,7 +29,8 @@ def python(*arguments: str | Path, folder: Path | None = None) -> subprocess.Com
 
 def inspect(path: Path) -> dict[str, Any]:
     """What the program says of a file."""
-    return json.loads(subprocess.check_output([PROGRAM, "inspect", "--json", path]))
+    told: dict[str, Any] = json.loads(subprocess.check_output([PROGRAM, "inspect", "--json", path]))
+    return told
 
 
 def check_camera(camera: Camera) -> None:
@@ -76,6 +77,7 @@ def test_an_ended_session_is_as_inspect_says(ended: Path) -> None:
         header = {key: getattr(session, key) for key in told["header"]}
         assert header == told["header"]
         assert abs(session.utc_start.timestamp() - session.utc_start_ns / 1e9) < 1e-5
+        assert session.stop is not None
         assert json.loads(told["stop"]["verdict"]) == session.stop["data"]
         assert session.stop["utc_ns"] == told["stop"]["utc_ns"]
 

@@ -150,7 +150,7 @@ def test_a_reader_that_is_stopped_blocks_nobody_and_goes_on_with_whole_frames(lo
             for _ in range(3):
                 other.send_signal(signal.SIGSTOP)
                 before = next_frame(watcher).seq
-                until("the writer has gone on", lambda: next_frame(watcher).seq > before + 50)
+                until("the writer has gone on", lambda: next_frame(watcher).seq > before + 50)  # noqa: B023 called at once
                 other.send_signal(signal.SIGCONT)
                 seen = first
                 while seen <= before + 50:
@@ -189,7 +189,7 @@ def test_of_the_program_picture_results_and_file_agree_frame_by_frame(tmp_path: 
     config.write_text(CONFIG.format(name=name))
     previews: dict[int, shm.Frame] = {}
     pictures: dict[int, shm.Frame] = {}
-    command = [PROGRAM, "run", config, "--record", tmp_path / "sessions"]
+    command: list[str | Path] = [PROGRAM, "run", config, "--record", tmp_path / "sessions"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as program:
         try:
             small, large = shm.Reader("left", name), shm.Reader("left", name, kind="frames")

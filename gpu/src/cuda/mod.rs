@@ -12,6 +12,7 @@ pub mod launch;
 pub mod library;
 pub mod memory;
 pub mod network;
+pub(crate) mod nvml;
 pub mod pipeline;
 pub mod provider;
 

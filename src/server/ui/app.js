@@ -5,6 +5,7 @@ import { Camera } from "/ui/camera.js";
 import { Person } from "/ui/people.js";
 
 const MARKERS = "youquanti-markers";
+const THEME = "youquanti-theme";
 const MOST_EVENTS = 200;
 const at = (id) => document.getElementById(id);
 const cameras = new Map();
@@ -75,7 +76,8 @@ async function refreshPeople() {
 function addEvent({ at_s, source, kind, detail }) {
   const row = document.createElement("li");
   row.dataset.kind = kind;
-  const text = kind === "marker" ? detail.text : Object.keys(detail).length ? JSON.stringify(detail) : "";
+  const text = kind === "marker" ? detail.text
+    : Object.entries(detail).filter(([, value]) => value !== "").map(([key, value]) => `${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ");
   for (const part of [`${(at_s - startedAt).toFixed(2)} s`, source, kind, text]) {
     const cell = document.createElement("span");
     cell.textContent = part;
@@ -97,16 +99,20 @@ async function refresh() {
   at("verdict").textContent = at("verdict").dataset.state = verdict;
   at("verdict").title = state.verdict?.reasons.map((reason) => reason.text).join("\n") ?? "";
   const canStop = state.allowed.includes("stop_recording");
-  at("record").textContent = canStop ? "Stop recording" : "Start recording";
+  at("record-what").textContent = canStop ? "Stop recording" : "Start recording";
   at("record").disabled = !canStop && !state.allowed.includes("start_recording");
   at("file").textContent = state.recording
-    ? `${state.recording.path}, ${(state.recording.bytes / 1e6).toFixed(1)} MB` : "";
-  at("disk").textContent = state.recording ? `disk: ${(state.recording.free_bytes / 1e9).toFixed(1)} GB free` : "";
+    ? `${state.recording.path}, ${(state.recording.bytes / 1e6).toFixed(1)} MB` : "not recording";
+  at("disk").textContent = state.free_bytes === null ? "" : `${gigabytes(state.free_bytes)} GB free on disk`;
 }
 
+const gigabytes = (bytes) => (bytes / 1e9).toFixed(1);
+
 async function refreshFigures() {
-  const [{ cameras: facts }, { cameras: ledger }, { cameras: latency }] =
-    await Promise.all(["cameras", "ledger", "latency"].map((name) => json(`/api/v1/${name}`)));
+  const [{ cameras: facts }, { cameras: ledger }, { cameras: latency }, { gpus }] =
+    await Promise.all(["cameras", "ledger", "latency", "gpus"].map((name) => json(`/api/v1/${name}`)));
+  at("gpus").textContent = gpus.map((gpu) => `${gpu.name}: ${gigabytes(gpu.memory_used_bytes)} of ${gigabytes(gpu.memory_total_bytes)} GB` +
+    (gpu.utilisation === null ? "" : `, ${(gpu.utilisation * 100).toFixed(0)} % busy`)).join("; ");
   const now = performance.now();
   const before = counts;
   counts = { now, of: Object.fromEntries(facts.map((camera) => [camera.name, camera])) };
@@ -115,7 +121,7 @@ async function refreshFigures() {
   const rows = facts.map((camera) => {
     const old = before.of[camera.name] ?? camera;
     const fps = (camera.captured - old.captured) / seconds;
-    cameras.get(camera.name)?.show(camera, fps);
+    cameras.get(camera.name)?.show(camera, fps, state.now_s);
     const dropped = Object.values(ledger[camera.name].consumers.pipeline.dropped).reduce((sum, count) => sum + count, 0);
     const { p50, p99 } = camera.latency_ms;
     const ms = (value) => (value === null ? "–" : value.toFixed(1));
@@ -164,13 +170,17 @@ function showMarkers() {
   at("marker-buttons").replaceChildren(...kept.map((text, index) => {
     const button = document.createElement("button");
     const key = index < 9 ? index + 1 : "";
-    button.textContent = key ? `${key}  ${text}` : text;
-    button.title = "right-click removes it";
+    if (key) button.append(Object.assign(document.createElement("kbd"), { textContent: key }), " ");
+    button.append(text);
+    button.title = "Delete or a right click removes it";
     button.onclick = () => command("mark", { text }).catch(complain);
     button.oncontextmenu = (event) => {
       event.preventDefault();
       kept.splice(index, 1);
       showMarkers();
+    };
+    button.onkeydown = (event) => {
+      if (event.key === "Delete") button.oncontextmenu(event);
     };
     return button;
   }));
@@ -194,7 +204,7 @@ at("marker-keep").onclick = () => {
 };
 
 document.onkeydown = (event) => {
-  if (event.target.matches("input") || event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
+  if (event.target.matches("input:not([type=checkbox]), select") || event.ctrlKey || event.altKey || event.metaKey || event.repeat) return;
   if (event.key >= "1" && event.key <= "9") at("marker-buttons").children[event.key - 1]?.click();
   else if (event.key === "r") at("record").click();
   else if (event.key === "o") {
@@ -202,6 +212,17 @@ document.onkeydown = (event) => {
     const all = boxes.some((box) => box.checked);
     boxes.forEach((box) => (box.checked = !all));
   }
+};
+
+function showTheme() {
+  const theme = localStorage.getItem(THEME) ?? "dark";
+  document.documentElement.dataset.theme = theme;
+  at("theme").textContent = theme === "dark" ? "Light" : "Dark";
+}
+
+at("theme").onclick = () => {
+  localStorage.setItem(THEME, at("theme").textContent.toLowerCase());
+  showTheme();
 };
 
 at("token-form").onsubmit = (event) => {
@@ -213,6 +234,7 @@ at("token-form").onsubmit = (event) => {
 // Start
 
 async function start() {
+  showTheme();
   showMarkers();
   try {
     await refresh();
@@ -223,10 +245,11 @@ async function start() {
     setTimeout(start, 2000);
     return;
   }
-  const wish = () => ({
-    events: true,
-    results: { rate: 10, head_pose: false, landmarks: [...cameras.values()].some((camera) => !camera.hasPreview) },
-  });
+  const wish = () => {
+    // Where there are no pictures, what would be drawn on them is shown alone.
+    const alone = [...cameras.values()].some((camera) => !camera.hasPreview);
+    return { events: true, results: { rate: 10, head_pose: alone, landmarks: alone } };
+  };
   live(wish, onMessage, (open) => {
     if (!open) at("state").textContent = at("state").dataset.state = "disconnected";
   });

@@ -11,24 +11,32 @@ export class Person {
     this.id = id;
     this.names = names;
     this.values = null;
-    this.chosen = names.indexOf("jawOpen");
     // Time and all values, the oldest first.
     this.past = [];
     this.root = document.createElement("article");
     this.root.className = "person";
-    this.root.innerHTML = `<header><h2></h2><form><label>Name <input></label><button>Rename</button></form></header>
-      <div class="bars"></div><canvas></canvas>`;
+    this.root.innerHTML = `<header><h2></h2><form><label>Name <input autocomplete="off"></label><button>Rename</button>
+      <span class="quiet"></span></form></header>
+      <div class="bars"></div>
+      <figure><figcaption><select aria-label="Blendshape in the plot"></select><span class="quiet">last ${SECONDS} s</span></figcaption>
+      <canvas></canvas></figure>`;
     this.root.dataset.participant = id;
     this.root.style.borderTopColor = colourOf(id);
     this.canvas = this.root.querySelector("canvas");
+    this.select = this.root.querySelector("select");
+    // `_neutral` says nothing.
+    this.select.append(...names.slice(1).map((name, place) => new Option(name, place + 1)));
+    this.select.value = names.indexOf("mouthSmileLeft");
     this.bars = Array.from({ length: SHOWN }, () => {
-      const label = document.createElement("button");
+      const label = document.createElement("span");
       const bar = document.createElement("div");
       bar.className = "bar";
       bar.append(document.createElement("i"));
       this.root.querySelector(".bars").append(label, bar);
       return { label, fill: bar.firstChild };
     });
+    this.root.querySelector("form .quiet").textContent =
+      `From now on in the recording, with the time of the change; rows before it keep the name of then. LSL streams stay ${id}_…`;
     this.root.querySelector("form").onsubmit = (event) => {
       event.preventDefault();
       const input = this.root.querySelector("input");
@@ -45,39 +53,48 @@ export class Person {
   show(name) {
     this.root.querySelector("h2").textContent = name === this.id ? name : `${name} (${this.id})`;
     if (!this.values) return;
-    // `_neutral` says nothing. Sorted by name within the strongest, so that bars stay where they are.
+    // Sorted by name within the strongest, so that bars stay where they are.
     const order = this.values.map((_, index) => index).slice(1).sort((a, b) => this.values[b] - this.values[a]);
     const shown = order.slice(0, SHOWN).sort((a, b) => a - b);
     shown.forEach((index, place) => {
       const { label, fill } = this.bars[place];
       label.textContent = this.names[index];
-      label.ariaPressed = index === this.chosen;
-      label.onclick = () => (this.chosen = index);
       fill.style.width = `${(this.values[index] * 100).toFixed(0)}%`;
       fill.style.background = colourOf(this.id);
     });
-    this.plot();
+    this.plot(Number(this.select.value));
   }
 
-  plot() {
+  plot(chosen) {
     const { canvas, past } = this;
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+    const [width, height, scale] = [canvas.clientWidth, canvas.clientHeight, devicePixelRatio];
+    const [across, down] = [width, height].map((pixels) => Math.round(pixels * scale));
+    if (canvas.width !== across || canvas.height !== down) [canvas.width, canvas.height] = [across, down];
     const context = canvas.getContext("2d");
+    context.setTransform(scale, 0, 0, scale, 0, 0);
     context.clearRect(0, 0, width, height);
-    context.fillStyle = getComputedStyle(canvas).color;
-    context.font = "11px system-ui, sans-serif";
-    context.fillText(`${this.names[this.chosen]}, last ${SECONDS} s, 0 to 1`, 2, 11);
+    const margin = 6;
+    const yOf = (value) => height - margin - value * (height - 2 * margin);
+    context.strokeStyle = context.fillStyle = "#888"; // is seen on black and on white
+    context.font = "10px system-ui, sans-serif";
+    context.lineWidth = 0.5;
+    for (const value of [0, 0.5, 1]) {
+      context.fillText(value, 0, yOf(value) + 3);
+      context.beginPath();
+      context.moveTo(18, yOf(value));
+      context.lineTo(width, yOf(value));
+      context.stroke();
+    }
+    context.lineWidth = 1.5;
     context.strokeStyle = colourOf(this.id);
     context.beginPath();
     const end = past.length ? past[past.length - 1][0] : 0;
     let before = -Infinity;
     for (const [seconds, values] of past) {
-      const x = width * (1 - (end - seconds) / SECONDS);
-      const y = height - 2 - values[this.chosen] * (height - 16);
+      const x = width - (width - 18) * ((end - seconds) / SECONDS);
       // A gap is a gap.
-      if (seconds - before > 1) context.moveTo(x, y);
-      else context.lineTo(x, y);
+      if (seconds - before > 1) context.moveTo(x, yOf(values[chosen]));
+      else context.lineTo(x, yOf(values[chosen]));
       before = seconds;
     }
     context.stroke();

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Union
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -91,7 +91,7 @@ class Missed:
     results: int
 
 
-Message = Union[Event, Result, Missed]
+Message = Event | Result | Missed
 
 
 class Client:
