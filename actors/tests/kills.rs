@@ -20,13 +20,9 @@ use youquanti_models::time::{Clock, Timestamp};
 const VICTIM: &str = "YOUQUANTI_TEST_VICTIM";
 
 /// Between two flushes of the victim.
-const FLUSH_NANOS: u64 = 20_000_000;
+const FLUSH_EVERY: Duration = Duration::from_millis(20);
 
-/// Faces of each frame, cameras.
-const FACES: u32 = 2;
-const CAMERAS: [&str; 2] = ["left", "right"];
-
-/// Not a test, but what is killed: writes rows until then, and says after each flush how many frames are safe.
+/// Not a test, but what is killed: writes rows until then, and says of each flush when it began and what is safe after it.
 #[test]
 fn victim() {
     let Some(path) = std::env::var_os(VICTIM) else { return };
@@ -34,37 +30,27 @@ fn victim() {
         Some(_) => Compression::Deflate,
         None => Compression::None,
     };
-    let mut writer = create(Path::new(&path), &CAMERAS, options(compression)).unwrap();
-    let clock = SystemClock;
-    let mut flushed_at = clock.now();
-    let mut out = std::io::stdout();
-    for seq in 0.. {
-        for camera in 0..CAMERAS.len() as u16 {
-            let now = clock.now();
-            let mut found = found(camera, seq, FACES);
-            (found.meta.captured_at, found.meta.received_at) = (now, now);
-            writer.append_frame(&found.meta, None).unwrap();
-            writer.append_faces(&found, &participants(FACES)).unwrap();
-        }
-        writer.append_event(clock.now(), "victim", "event", &format!("{{\"n\":{seq}}}")).unwrap();
-        let now = clock.now();
-        if now.0 - flushed_at.0 >= FLUSH_NANOS {
-            flushed_at = now;
-            writer.flush(now).unwrap();
-            writeln!(out, "safe {}", seq + 1).unwrap();
-        }
-        // About as many rows as many cameras bring.
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
+    write_for_ever(Path::new(&path), compression, FLUSH_EVERY, std::io::stdout()).unwrap();
 }
 
 /// What a kill left.
 struct Killed {
     path: PathBuf,
-    is_compressed: bool,
     /// Frames that the victim had been told were safe.
     safe: u64,
+    /// From when to when each flush took; the last one may not have ended.
+    flushes: Vec<(Timestamp, Option<Timestamp>)>,
     killed_at: Timestamp,
+}
+
+impl Killed {
+    /// Milliseconds, from the last row that is in the file to the kill, in which the disk was waited for.
+    fn waited_ms(&self, last_row: Timestamp) -> f64 {
+        let of = |&(from, to): &(Timestamp, Option<Timestamp>)| {
+            to.unwrap_or(self.killed_at).min(self.killed_at).saturating_since(from.max(last_row))
+        };
+        self.flushes.iter().map(of).sum::<Duration>().as_secs_f64() * 1e3
+    }
 }
 
 /// Starts a victim and kills it after so many milliseconds.
@@ -80,8 +66,23 @@ fn kill(path: PathBuf, after_ms: u64, is_compressed: bool) -> Killed {
     let killed_at = SystemClock.now();
     victim.kill().unwrap();
     assert_eq!(victim.wait().unwrap().code(), None, "it was killed, and did not end by itself");
-    let safe = out.lines().filter_map(|line| line.unwrap().strip_prefix("safe ")?.parse().ok()).last();
-    Killed { path, is_compressed, safe: safe.unwrap_or(0), killed_at }
+    let mut killed = Killed { path, safe: 0, flushes: Vec::new(), killed_at };
+    for line in out.lines() {
+        let line = line.unwrap();
+        let nanos = |word: Option<&str>| Some(Timestamp(word?.parse().ok()?));
+        let mut words = line.split(' ');
+        match (words.next(), killed.flushes.last_mut()) {
+            (Some("flush"), _) => {
+                killed.flushes.extend(nanos(words.next()).map(|began| (began, None)));
+            }
+            (Some("safe"), Some((_, ended))) => {
+                killed.safe = words.next().unwrap().parse().unwrap();
+                *ended = nanos(words.next());
+            }
+            _ => {}
+        }
+    }
+    killed
 }
 
 /// Has h5py look at each file, opened plainly or with `swmr=True`; frames of each camera by file.
@@ -109,7 +110,8 @@ fn killed_at_any_moment_a_file_opens_and_holds_what_was_flushed() {
     let kills: usize = std::env::var("KILLS").map_or(50, |text| text.parse().unwrap());
     let seed: u64 = std::env::var("SEED").map_or(1, |text| text.parse().unwrap());
     let mut dice = Dice::new(seed);
-    let (mut without_file, mut lost_ms, mut rows) = (0, Vec::new(), 0);
+    let (mut without_file, mut rows) = (0, 0);
+    let (mut lost_ms, mut working_ms, mut flush_ms) = (Vec::new(), Vec::new(), Vec::new());
     let mut done = 0;
     while done < kills {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -121,11 +123,10 @@ fn killed_at_any_moment_a_file_opens_and_holds_what_was_flushed() {
         assert!(none.iter().all(|killed| killed.safe == 0));
         without_file += none.len();
 
-        // Faces of an incomplete compressed chunk wait on; frames do not.
-        let plain = killed.iter().filter(|killed| !killed.is_compressed);
-        let plain: Vec<_> = plain.map(|killed| (killed.path.clone(), killed.safe)).collect();
-        let counts = check_with_h5py("swmr", &plain);
-        rows += counts.iter().flatten().sum::<u64>() * (2 + u64::from(FACES));
+        let files: Vec<_> = killed.iter().map(|killed| (killed.path.clone(), killed.safe)).collect();
+        let counts = check_with_h5py("swmr", &files);
+        // Of each frame there are a result and a row of video, too.
+        rows += counts.iter().map(|counts| 3 * (counts[0] + counts[1]) + counts[2]).sum::<u64>();
 
         for Killed { path, .. } in &killed {
             let before = std::fs::read(path).unwrap();
@@ -134,28 +135,38 @@ fn killed_at_any_moment_a_file_opens_and_holds_what_was_flushed() {
             assert_eq!(recovery.lost, [""; 0], "nothing that was committed is lost");
             assert!(std::fs::read(path).unwrap() == before, "the original is as it was");
         }
-        let plain_copies: Vec<_> = plain.iter().map(|(path, safe)| (recovered_path(path), *safe)).collect();
-        assert_eq!(check_with_h5py("plain", &plain_copies), counts, "the copy has as many rows");
+        let copies: Vec<_> = files.iter().map(|(path, safe)| (recovered_path(path), *safe)).collect();
+        assert_eq!(check_with_h5py("plain", &copies), counts, "the copy has as many rows");
 
         for killed in &killed {
             let reader = SessionReader::open(&killed.path).unwrap();
             let frames = reader.frame_count(0);
             assert!(frames >= killed.safe);
             if let Some(last) = frames.checked_sub(1) {
-                let last = reader.frames(0, last..frames).unwrap()[0].captured_at_ns;
-                lost_ms.push(killed.killed_at.0.saturating_sub(last) as f64 / 1e6);
+                let last = Timestamp(reader.frames(0, last..frames).unwrap()[0].captured_at_ns);
+                let lost = killed.killed_at.saturating_since(last).as_secs_f64() * 1e3;
+                lost_ms.push(lost);
+                working_ms.push(lost - killed.waited_ms(last));
             }
+            let ended = killed.flushes.iter().filter_map(|&(from, to)| Some(to?.saturating_since(from)));
+            flush_ms.extend(ended.map(|took| took.as_secs_f64() * 1e3));
         }
     }
-    lost_ms.sort_unstable_by(f64::total_cmp);
-    let share = |p: usize| lost_ms.get((lost_ms.len() * p / 100).min(lost_ms.len().saturating_sub(1)));
     println!(
         "{kills} kills: {without_file} before there was a file, all others open as they are and plainly after \
-         recover; {rows} rows checked, none missing that had been flushed; time between the last row and the kill, ms: \
-         p50 {:.0?}, p99 {:.0?}, max {:.0?} (flushed every {} ms)",
-        share(50).unwrap(),
-        share(99).unwrap(),
-        lost_ms.last().unwrap(),
-        FLUSH_NANOS / 1_000_000
+         recover; {rows} rows checked, none missing that had been flushed; flushed every {} ms; in ms: from the last row to \
+         the kill {}, of that outside of flushes {}; flushes took {}",
+        FLUSH_EVERY.as_millis(),
+        spread(lost_ms),
+        spread(working_ms),
+        spread(flush_ms)
     );
+}
+
+/// Figures in words; none of nothing.
+fn spread(mut values: Vec<f64>) -> String {
+    values.sort_unstable_by(f64::total_cmp);
+    let Some(most) = values.last() else { return "none".to_owned() };
+    let share = |p: usize| values[(values.len() * p / 100).min(values.len() - 1)];
+    format!("p50 {:.0}, p99 {:.0}, max {most:.0}", share(50), share(99))
 }

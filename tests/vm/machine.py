@@ -71,6 +71,8 @@ class Machine:
         param: str = "",
         programs: Iterable[Path | tuple[Path, str]] = (PROGRAM,),
         tools: Iterable[str] = (),
+        disks: Iterable[str] = (),
+        pull_plug: bool = False,
         mem: int = 512,
         limit: int = 900,
         is_sound: Callable[[], bool] = lambda: True,
@@ -79,6 +81,8 @@ class Machine:
 
         With `is_sound`, a result that is not sound counts only if the machine itself ran: where the host let it stand still, which
         a program of its own in there witnesses, the scenario is run again.
+
+        With `pull_plug` the machine is killed when the script writes "@@pull-plug" to its console; what it had in memory is gone.
 
         `programs` are put into the machine's /bin, or where the pair says, with their shared libraries. `limit`, seconds, is
         there for what hangs: it is many times what a script takes.
@@ -92,6 +96,10 @@ class Machine:
             command += ["--with", f"{file}:{place}"]
         for tool in tools:
             command += ["--tool", tool]
+        for disk in disks:
+            command += ["--disk", disk]
+        if pull_plug:
+            command.append("--pull-plug")
         path = self.share / "script.sh"
         path.write_text(PRELUDE + script)
         console = self.share / "console.txt"
@@ -109,6 +117,8 @@ class Machine:
             if done.returncode != 0:
                 logs = "".join(f"\n--- {log.name}\n{log.read_text()}" for log in sorted(self.share.glob("*.log")))
                 pytest.fail(f"the script ended with {done.returncode}:\n{done.stdout}{logs}", pytrace=False)
+            if pull_plug:
+                break
             standstill = int((self.share / "standstill.txt").read_text()) / 100 - 0.25
             if is_sound() or standstill < STANDSTILL:
                 break

@@ -6,7 +6,7 @@ vm_keep=('./boot/vmlinuz-*' './lib/modules/*/modules.builtin' './lib/modules/*/m
   './lib/modules/*/modules.order' './lib/modules/*/kernel/drivers/media/*' './lib/modules/*/kernel/drivers/usb/*'
   './lib/modules/*/kernel/drivers/virtio/*' './lib/modules/*/kernel/drivers/char/*'
   './lib/modules/*/kernel/drivers/i2c/*' './lib/modules/*/kernel/net/core/*' './lib/modules/*/kernel/net/9p/*'
-  './lib/modules/*/kernel/fs/*' './lib/modules/*/kernel/lib/*' './lib/modules/*/kernel/crypto/*')
+  './lib/modules/*/kernel/drivers/block/virtio_blk.ko' './lib/modules/*/kernel/fs/*' './lib/modules/*/kernel/lib/*' './lib/modules/*/kernel/crypto/*')
 
 vm_say() { echo "vm-fetch: $*" >&2; }
 
@@ -85,10 +85,11 @@ vm_fetch() { # CACHE HERE DRIVER PLAYER TOOL...
     fi
     vm_twice vm_qemu || { vm_say "QEMU could not be installed"; return 1; }
   fi
-  if [ ! -e "$cache/.kernel" ]; then
+  # The mark says what was kept: with another list it is brought again.
+  if [ "$(cat "$cache/.kernel" 2>/dev/null)" != "${vm_keep[*]}" ]; then
     command -v apt-get >/dev/null || { vm_say "the kernel comes from Debian's packages, and there is no apt-get"; return 1; }
     vm_twice vm_kernel "$cache" || { vm_say "the kernel could not be downloaded"; return 1; }
-    touch "$cache/.kernel"
+    printf '%s' "${vm_keep[*]}" > "$cache/.kernel"
   fi
   for tool in "$@"; do
     [ "$tool" = v4l2-ctl ] || { vm_say "no tool $tool"; return 1; }

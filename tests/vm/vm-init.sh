@@ -29,6 +29,7 @@ if [ -n "$share" ]; then
   modprobe -a virtio_pci 9pnet_virtio 9p || die "no 9p"
   mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=none share /share || die "cannot mount the shared folder"
 fi
+[ "$disks" = 0 ] || modprobe -a virtio_pci virtio_blk crc32c_generic ext4 || die "no disks"
 case $driver in
   vivid) # nodes that capture only (0x1), with one webcam input (0) each, at /dev/video0, 1, ...
     set -- n_devs=$cams node_types=$(repeated 0x1) num_inputs=$(repeated 1) input_types=$(repeated 0) \

@@ -15,23 +15,27 @@ usage: vm-run.sh [options] SCRIPT [ARGS...]       SCRIPT is run by busybox's sh 
                      `FILE:` brings the libraries only, e.g. for a large program that is run from /share
   --tool v4l2-ctl    put this tool of Debian in
   --share DIR        mount DIR read-write at /share
+  --disk FILE[:LOG]  FILE is the next disk, /dev/vda first; every write and flush of it goes to LOG too, in the format of
+                     the kernel's dm-log-writes; repeatable
+  --pull-plug        the machine is killed as soon as the script has written "@@pull-plug" to /dev/console
   --timeout S        hard limit in seconds, boot included (default 180)
   --mem MB           memory (default 512)
   --log FILE         keep the kernel's console there
   --verbose          print the kernel's console after the run, and timings
-Exit status: the script's own; 124: the limit was reached; 125: the machine could not be made, or failed.
+Exit status: the script's own, 0 once the plug was pulled; 124: the limit was reached; 125: the machine could not be made, or failed.
 Cache (kernel, modules, tools): $VM_CACHE, default ${XDG_CACHE_HOME:-$HOME/.cache}/v4l2-vm
 END
 }
 
 fail() { echo "vm-run: $*" >&2; exit 125; }
 
-driver=vivid cams=1 param='' share='' limit=180 mem=512 log='' verbose=''
-with=() tools=()
+driver=vivid cams=1 param='' share='' limit=180 mem=512 log='' verbose='' pull=''
+with=() tools=() disks=()
 while [ $# -gt 0 ]; do
   case $1 in
     --driver) driver=$2; shift 2;; --cams) cams=$2; shift 2;; --param) param=$2; shift 2;;
     --with) with+=("$2"); shift 2;; --tool) tools+=("$2"); shift 2;;
+    --disk) disks+=("$2"); shift 2;; --pull-plug) pull=1; shift;;
     --share) share=$(cd "$2" && pwd); shift 2;; --timeout) limit=$2; shift 2;; --mem) mem=$2; shift 2;;
     --log) log=$2; shift 2;; --verbose) verbose=1; shift;;
     -h|--help) usage; exit 0;; -*) usage >&2; exit 2;; *) break;;
@@ -49,6 +53,8 @@ case $driver in
   *) echo "vm-run: no driver $driver" >&2; exit 2;;
 esac
 [ -z "$share" ] || modules+=(virtio_pci 9pnet_virtio 9p)
+# ext4 asks for its checksum by a name that is not its module's
+[ ${#disks[@]} = 0 ] || modules+=(virtio_pci virtio_blk crc32c_generic ext4)
 
 cache=${VM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/v4l2-vm}
 mkdir -p "$cache"
@@ -109,7 +115,7 @@ done
 "$system/bin/busybox" depmod -b "$root" "$kernel"
 
 {
-  printf 'driver=%q cams=%q param=%q share=%q\n' "$driver" "$cams" "$param" "${share:+yes}"
+  printf 'driver=%q cams=%q param=%q share=%q disks=%q\n' "$driver" "$cams" "$param" "${share:+yes}" ${#disks[@]}
   printf 'run() { /bin/sh /test/script'; [ $# -eq 0 ] || printf ' %q' "$@"; printf '; }\n'
 } > "$root/etc/vm.conf"
 install -m755 "$here/vm-init.sh" "$root/init"
@@ -125,8 +131,31 @@ machine=(qemu-system-x86_64 -machine pc -accel "tcg,thread=multi" -cpu max -smp 
   -serial "file:$log" -chardev stdio,id=out,signal=off -serial chardev:out
   -device isa-debug-exit,iobase=0xf4,iosize=1)
 [ -z "$share" ] || machine+=(-virtfs "local,path=$share,mount_tag=share,security_model=none,multidevs=remap")
+number=0
+for disk in "${disks[@]}"; do
+  file=${disk%%:*} node=disk$number
+  machine+=(-blockdev "driver=raw,node-name=$node,file.driver=file,file.filename=$file")
+  if [ "$file" != "$disk" ]; then
+    : > "${disk#*:}"
+    machine+=(-blockdev "driver=file,node-name=log$number,filename=${disk#*:}"
+      -blockdev "driver=blklogwrites,node-name=logged$number,file=$node,log=log$number,log-sector-size=512")
+    node=logged$number
+  fi
+  # a cache that keeps what is written until it is flushed, like a real disk's
+  machine+=(-device "virtio-blk-pci,drive=$node,write-cache=on,discard=off,write-zeroes=off")
+  number=$((number + 1))
+done
+[ -z "$pull" ] || machine+=(-pidfile "$work/pid")
 status=0
 timeout -k 5 "$limit" "${machine[@]}" </dev/null & qemu=$!
+if [ -n "$pull" ]; then
+  until grep -q '^@@pull-plug' "$log" || ! kill -0 "$qemu" 2>/dev/null; do sleep 0.05; done
+  if kill -KILL "$(cat "$work/pid")"; then
+    wait "$qemu" || true
+    qemu=
+    exit 0
+  fi
+fi
 wait "$qemu" || status=$?
 qemu=
 code=$(sed -nE 's/\r//; s/^@@vm-exit ([0-9]+).*/\1/p' "$log" | tail -1)

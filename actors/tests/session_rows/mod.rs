@@ -3,20 +3,22 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use youquanti_actors::calibration::StampOffset;
 use youquanti_actors::capture::{Asked, ControlReading};
+use youquanti_actors::clock::SystemClock;
 use youquanti_actors::session_file::{
-    CameraHeader, Compression, SessionFileError, SessionHeader, SessionOptions, SessionWriter,
+    CameraHeader, Compression, SessionFileError, SessionHeader, SessionOptions, SessionWriter, VideoRow,
 };
 use youquanti_actors::synchrony::{Group, Likeness, SynchronyOptions, SynchronyWindow};
 use youquanti_models::face::{BLENDSHAPE_COUNT, Face, FrameFaces, LANDMARK_COUNT, Stamps};
 use youquanti_models::ids::{CameraId, CameraName, ParticipantId, TrackId};
 use youquanti_models::picture::{FrameFlags, FrameMeta, PictureLayout, PixelFormat};
 use youquanti_models::pipeline::BackendInfo;
-use youquanti_models::time::{Timestamp, UtcNanos};
+use youquanti_models::time::{Clock, Timestamp, UtcNanos};
 
 /// Start of every session here.
 pub(crate) const START: Timestamp = Timestamp(1_000_000_000);
@@ -201,4 +203,49 @@ pub(crate) fn found(camera: u16, seq: u64, faces: u32) -> FrameFaces {
 /// The first face is P1, the others are nobody.
 pub(crate) fn participants(faces: u32) -> Vec<Option<ParticipantId>> {
     (0..faces).map(|number| (number == 0).then_some(ParticipantId(1))).collect()
+}
+
+/// Cameras, and faces of each frame, of [`write_for_ever`].
+pub(crate) const VICTIM_CAMERAS: [&str; 2] = ["left", "right"];
+pub(crate) const VICTIM_FACES: u32 = 2;
+
+/// A frame's row of video: 100 frames a segment.
+pub(crate) fn video(seq: u64, captured_at: Timestamp) -> VideoRow {
+    let (segment, frame) = ((seq / 100) as u32, (seq % 100) as u32);
+    VideoRow { seq, captured_at_ns: captured_at.0, segment, frame }
+}
+
+/// Writes rows of every kind, a frame of each camera every 2 ms, until the process is killed, and tells `out` of each
+/// flush: `flush <ns>` when it begins, `safe <frames> <ns>` when so many frames of each camera are on the disk, times of
+/// `CLOCK_MONOTONIC`. Frames carry the time at which they are handed over; all else follows from their numbers.
+pub(crate) fn write_for_ever(
+    path: &Path,
+    compression: Compression,
+    flush_every: Duration,
+    mut out: impl Write,
+) -> io::Result<()> {
+    let mut writer = create(path, &VICTIM_CAMERAS, options(compression)).unwrap();
+    let mut flush_at = SystemClock.now() + flush_every;
+    for seq in 0.. {
+        for camera in 0..VICTIM_CAMERAS.len() as u16 {
+            let now = SystemClock.now();
+            let mut found = found(camera, seq, VICTIM_FACES);
+            (found.meta.captured_at, found.meta.received_at) = (now, now);
+            writer.append_frame(&found.meta, None).unwrap();
+            writer.append_faces(&found, &participants(VICTIM_FACES)).unwrap();
+            writer.append_video(CameraId(camera), video(seq, now)).unwrap();
+        }
+        writer.append_event(SystemClock.now(), "victim", "event", &format!("{{\"n\":{seq}}}")).unwrap();
+        writer.append_synchrony(&window(seq)).unwrap();
+        let now = SystemClock.now();
+        if now >= flush_at {
+            writeln!(out, "flush {}", now.0)?;
+            writer.flush(now).unwrap();
+            let done = SystemClock.now();
+            writeln!(out, "safe {} {}", seq + 1, done.0)?;
+            flush_at = now + flush_every;
+        }
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    Ok(())
 }
