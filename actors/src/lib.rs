@@ -15,6 +15,7 @@ pub mod discovery;
 pub mod fault;
 pub mod ffmpeg;
 pub mod flight;
+mod flushes;
 pub mod ledger;
 pub mod live;
 pub mod lsl;

@@ -29,6 +29,7 @@ use youquanti_models::{
 use crate::capture::Asked;
 use crate::child::{Lifeline, caught};
 use crate::fault;
+use crate::flushes::{FlushFigures, Flushes};
 use crate::ledger::{CameraSnapshot, Consumer, DropReason, LedgerSnapshot};
 use crate::messages::{
     CameraGap, Event, EventKind, FacesNamed, IndexEntry, Markers, ParticipantChange, PoseFound, Shutdown,
@@ -36,8 +37,8 @@ use crate::messages::{
 };
 use crate::plane::{CameraLine, DataPlane, INDEX_CAPACITY, OpenedCamera, RecordingStatus};
 use crate::session_file::{
-    CameraHeader, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
-    VideoRow, ledger_item, quality_item, validity_item, validity_source,
+    CameraHeader, FLUSH_SOURCE, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
+    VideoRow, flush_item, ledger_item, quality_item, validity_item, validity_source,
 };
 use crate::synchrony::SynchronyOptions;
 use crate::timing::{Figures, Timing};
@@ -158,6 +159,7 @@ struct OpenFile {
     before: LedgerSnapshot,
     /// By camera, `seq` of the first frame that belongs to it.
     first_seq: Vec<u64>,
+    flushes: Flushes,
 }
 
 /// The session's recorder.
@@ -226,6 +228,7 @@ impl RecorderActor {
     ) -> bool {
         let Some(file) = &mut self.file else { return true };
         let (plane, names) = (&*self.plane, &*self.names);
+        file.flushes.row(|| plane.clock.now());
         let cause = match caught(|| write(file, plane, names)) {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => Ok(with_causes(&error)),
@@ -270,6 +273,7 @@ impl RecorderActor {
             debug!(camera = %name, ?figures, "timing");
         }
         self.write(ctx, |file, _, names| {
+            let flushes = file.flushes.take();
             let mut result = Ok(());
             let mut append = |source: &str, item: &str, value: f64| {
                 if result.is_ok() {
@@ -278,6 +282,7 @@ impl RecorderActor {
             };
             for_quality_rows(&figures, names, &mut append);
             for_validity_rows(&cards, names, &mut append);
+            for_flush_rows(flushes, &mut append);
             result
         });
     }
@@ -304,7 +309,7 @@ impl RecorderActor {
                 self.synchrony.as_ref(),
             )?;
             let before = self.plane.ledger.snapshot();
-            Ok(OpenFile { writer, path: path.clone(), before, first_seq })
+            Ok(OpenFile { writer, path: path.clone(), before, first_seq, flushes: Flushes::default() })
         })?
         .map_err(|error: SessionFileError| with_causes(&error))?;
         let known = caught(|| {
@@ -446,6 +451,15 @@ fn for_under_way_rows(
             }
         }
     }
+}
+
+/// What is known of the flushes, as source, item and value.
+fn for_flush_rows(figures: Option<FlushFigures>, mut row: impl FnMut(&str, &str, f64)) {
+    let Some(FlushFigures { flushes, took_mean, took_max, row_age_max }) = figures else { return };
+    row(FLUSH_SOURCE, flush_item::FLUSHES, flushes as f64);
+    row(FLUSH_SOURCE, flush_item::TOOK_MEAN, took_mean.as_secs_f64());
+    row(FLUSH_SOURCE, flush_item::TOOK_MAX, took_max.as_secs_f64());
+    row(FLUSH_SOURCE, flush_item::ROW_AGE_MAX, row_age_max.as_secs_f64());
 }
 
 /// Every figure that there is, as camera, item and value.
@@ -604,7 +618,10 @@ impl Actor for RecorderActor {
                 if is_checkpoint {
                     checkpoint(file, plane, names)?;
                 }
-                file.writer.flush(now).map(|report| plane.note_flush(&report))
+                let report = file.writer.flush(now)?;
+                file.flushes.flushed(now, plane.clock.now());
+                plane.note_flush(&report);
+                Ok(())
             });
         });
         let rates: Vec<_> =
@@ -664,7 +681,7 @@ impl OpenFile {
     /// Adds a frame to the index; one that was captured before the file began counts as settled before.
     fn append_frame(&mut self, meta: &FrameMeta) -> Result<(), SessionFileError> {
         if self.covers(meta.camera, meta.seq) {
-            return self.writer.append_frame(meta, None);
+            return self.writer.append_frame(meta);
         }
         if let Some(CameraSnapshot { consumers, .. }) =
             self.before.cameras.get_mut(usize::from(meta.camera.0))

@@ -13,7 +13,7 @@ use youquanti_actors::fault;
 use youquanti_actors::messages::EventKind;
 use youquanti_actors::recorder::{OnFailure, RecordingRequest};
 use youquanti_actors::session::{RecordingError, SessionHandle};
-use youquanti_actors::session_file::{Inspection, SessionReader};
+use youquanti_actors::session_file::{FLUSH_SOURCE, Inspection, SessionReader, flush_item};
 use youquanti_actors::verdict::{ReasonCode, Verdict, VerdictState};
 use youquanti_models::{Clock, Timestamp, UtcNanos};
 
@@ -100,6 +100,12 @@ fn each_recording_of_a_session_stands_alone() {
         assert_eq!(found.markers, 0, "{name}: the marker was set between");
         assert_eq!(verdict(&found).state, VerdictState::Ok, "{name}");
         assert!(found.clock_drift_ppm.is_some(), "{name}: a pair of clocks at its start and one later");
+        let flushes = &found.quality[FLUSH_SOURCE];
+        let of = |item| flushes[item].value[0];
+        assert!(of(flush_item::FLUSHES) >= 1.0 && of(flush_item::TOOK_MEAN) > 0.0, "{name}: {flushes:?}");
+        assert!(of(flush_item::TOOK_MAX) >= of(flush_item::TOOK_MEAN), "{name}: {flushes:?}");
+        assert!(of(flush_item::ROW_AGE_MAX) >= of(flush_item::TOOK_MAX), "{name}: a row waited for the flush, too");
+        assert!(found.to_string().contains("rows were safe"), "{found}");
     }
     let header = inspect(&setup, "pilot/first.h5").header;
     assert_eq!((&*header.notes, &*header.recorded_by), ("calibrated at 9", "Ada"));

@@ -20,7 +20,7 @@ fn write(path: &Path, compression: Compression, frames: u64) -> SessionWriter {
     let mut writer = create(path, &["right", "left"], options(compression)).unwrap();
     for seq in 0..frames {
         for camera in 0..2 {
-            writer.append_frame(&meta(camera, seq), None).unwrap();
+            writer.append_frame(&meta(camera, seq)).unwrap();
             writer.append_faces(&found(camera, seq, 2), &participants(2)).unwrap();
         }
         writer.append_event(START, "session", "event", &format!("{{\"n\":{seq}}}")).unwrap();

@@ -31,7 +31,7 @@ fn finish(writer: SessionWriter) -> youquanti_actors::session_file::Summary {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Frame { camera: u16, meta: FrameMeta, video_index: Option<u64> },
+    Frame { camera: u16, meta: FrameMeta },
     Faces { camera: u16, seq: u64, faces: u32 },
     Event { time: u64, source: String, kind: String, text: String },
     Marker { time: u64, text: String },
@@ -55,8 +55,7 @@ fn any_meta(camera: u16) -> impl Strategy<Value = FrameMeta> {
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0..2_u16).prop_flat_map(|camera| (any_meta(camera), prop::option::of(0..u64::from(u32::MAX)))
-            .prop_map(move |(meta, video_index)| Step::Frame { camera, meta, video_index })),
+        4 => (0..2_u16).prop_flat_map(|camera| any_meta(camera).prop_map(move |meta| Step::Frame { camera, meta })),
         4 => (0..2_u16, 0..5000_u64, 0..40_u32)
             .prop_map(|(camera, seq, faces)| Step::Faces { camera, seq, faces }),
         2 => (any::<u64>(), "[a-z]{0,20}", "[a-zäß]{0,20}", ".{0,300}")
@@ -83,7 +82,7 @@ proptest! {
         let mut writer = create(&path, &["left", "right"], options(compression)).unwrap();
         for step in &steps {
             match step {
-                Step::Frame { meta, video_index, .. } => writer.append_frame(meta, *video_index).unwrap(),
+                Step::Frame { meta, .. } => writer.append_frame(meta).unwrap(),
                 Step::Faces { camera, seq, faces } => {
                     writer.append_faces(&found(*camera, *seq, *faces), &participants(*faces)).unwrap();
                 }
@@ -107,15 +106,14 @@ proptest! {
         for camera in 0..2 {
             let frames = reader.frames(camera.into(), 0..reader.frame_count(camera.into())).unwrap();
             let expected: Vec<_> = steps.iter().filter_map(|step| match step {
-                Step::Frame { camera: of, meta, video_index } if *of == camera => Some((meta, video_index)),
+                Step::Frame { camera: of, meta } if *of == camera => Some(meta),
                 _ => None,
             }).collect();
             prop_assert_eq!(frames.len(), expected.len());
             prop_assert_eq!(summary.frames[usize::from(camera)], expected.len() as u64);
-            for (row, (meta, video_index)) in frames.iter().zip(expected) {
+            for (row, meta) in frames.iter().zip(expected) {
                 prop_assert_eq!((row.seq, row.driver_seq, row.flags), (meta.seq, meta.driver_seq, meta.flags.0.into()));
                 prop_assert_eq!((row.captured_at_ns, row.received_at_ns), (meta.captured_at.0, meta.received_at.0));
-                prop_assert_eq!(row.video_index, video_index.map_or(-1, |index| index as i64));
             }
             let expected: Vec<(u64, u32)> = steps.iter().flat_map(|step| match step {
                 Step::Faces { camera: of, seq, faces } if *of == camera => (0..*faces).map(|n| (*seq, n)).collect(),
@@ -200,7 +198,7 @@ fn an_inspection_adds_up() {
             frame.flags = FrameFlags::STAMP_REPLACED;
         }
         if !(40..42).contains(&seq) {
-            writer.append_frame(&frame, None).unwrap();
+            writer.append_frame(&frame).unwrap();
         }
         let faces = if seq < 20 { 0 } else { 1 + u32::from(seq >= 90) };
         writer.append_faces(&found(0, seq, faces), &participants(faces)).unwrap();
@@ -433,11 +431,11 @@ fn rows_that_fit_nowhere_are_refused_and_the_rest_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("session.h5");
     let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
-    let error = writer.append_frame(&meta(1, 0), None).unwrap_err();
+    let error = writer.append_frame(&meta(1, 0)).unwrap_err();
     assert!(matches!(error, SessionFileError::UnknownCamera { camera: CameraId(1) }), "{error}");
     let error = writer.append_faces(&found(0, 0, 2), &participants(1)).unwrap_err();
     assert!(matches!(error, SessionFileError::ParticipantCount { faces: 2, participants: 1 }), "{error}");
-    writer.append_frame(&meta(0, 0), None).unwrap();
+    writer.append_frame(&meta(0, 0)).unwrap();
     assert_eq!(finish(writer).frames, [1]);
     let reader = SessionReader::open(&path).unwrap();
     let error = reader.frames(0, 0..2).unwrap_err();
@@ -462,7 +460,7 @@ fn a_writer_that_is_dropped_keeps_what_it_committed() {
     let path = folder.path().join("session.h5");
     let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
     for seq in 0..300 {
-        writer.append_frame(&meta(0, seq), None).unwrap();
+        writer.append_frame(&meta(0, seq)).unwrap();
         if seq == 9 {
             let report = writer.flush(meta(0, seq).captured_at).unwrap();
             assert_eq!(report.rows, 10);
@@ -492,7 +490,7 @@ fn write_frame(writer: &mut SessionWriter, seq: u64) {
     } else if seq >= 100 && seq.is_multiple_of(100) {
         writer.append_gap(&gap(seq - 100 + AWAY_FROM, Some(meta(0, seq).captured_at))).unwrap();
     }
-    writer.append_frame(&meta(0, seq), None).unwrap();
+    writer.append_frame(&meta(0, seq)).unwrap();
     writer.append_faces(&found(0, seq, 2), &participants(2)).unwrap();
     writer.append_event(meta(0, seq).captured_at, "child", "frame", &event_text(seq)).unwrap();
     if (seq + 1).is_multiple_of(FLUSH_EVERY) {
@@ -633,7 +631,7 @@ fn a_full_disk_costs_no_row_that_was_taken() {
             matches!(error, SessionFileError::DiskFull { free, reserve, .. } if free < reserve),
             "{error}"
         );
-        let again = writer.append_frame(&meta(0, 0), None).unwrap_err();
+        let again = writer.append_frame(&meta(0, 0)).unwrap_err();
         assert!(again.to_string().contains("is full"), "{again}");
         assert!(!finish(writer).complete);
         let reader = SessionReader::open(&path).unwrap();

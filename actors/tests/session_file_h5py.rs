@@ -29,7 +29,7 @@ fn check_with_h5py(path: &Path, swmr: bool) -> Value {
 fn write(path: &Path, compression: Compression, frames: u64) -> SessionWriter {
     let mut writer = create(path, &["right", "left"], options(compression)).unwrap();
     for seq in 0..frames {
-        writer.append_frame(&meta(0, seq), Some(seq)).unwrap();
+        writer.append_frame(&meta(0, seq)).unwrap();
         writer.append_faces(&found(0, seq, 2), &participants(2)).unwrap();
     }
     writer.append_event(START, "right", "grüße", r#"{"ü":1}"#).unwrap();
@@ -128,7 +128,7 @@ fn a_file_that_is_being_written_can_be_followed() {
     writer.flush(Timestamp(START.0 + 1)).unwrap();
     // Not committed, so not to be seen.
     for seq in 150..400 {
-        writer.append_frame(&meta(0, seq), None).unwrap();
+        writer.append_frame(&meta(0, seq)).unwrap();
     }
     let seen = check_with_h5py(&path, true);
     check_values(&seen, 150);

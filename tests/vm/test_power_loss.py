@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -40,7 +41,7 @@ PAGE = 4096
 #: Who says what is safe. `session` is the program itself, which counts rows; the others are of `session-rows`, which counts frames.
 WRITERS = ("session", "plain", "deflate")
 #: The file system, and the whole disk: in between is a page for each of them.
-FILE_SYSTEM, DISK = 192 << 20, (192 << 20) + len(WRITERS) * PAGE
+FILE_SYSTEM, DISK = 96 << 20, (96 << 20) + len(WRITERS) * PAGE
 
 WIDTH, HEIGHT = 320, 240
 
@@ -93,14 +94,15 @@ def lose_power(base: Path, written: list[Entry], cut: int, kept: float, dice: ra
     safe: dict[str, int] = {}
     with image.open("r+b") as disk:
         for k, entry in enumerate(written[:cut]):
-            if entry.offset >= FILE_SYSTEM:
-                writer, count = entry.data.decode().split()
-                safe[writer] = int(count)
-                continue
             for start in range(0, len(entry.data), PAGE):
-                if k <= flushed or dice.random() < kept:
+                page = entry.data[start : start + PAGE]
+                if entry.offset >= FILE_SYSTEM:
+                    # Of a writer that has said nothing yet there are zeros.
+                    for writer, count in re.findall(r"([a-z]+) ([0-9]+) ", page.decode()):
+                        safe[writer] = int(count)
+                elif k <= flushed or dice.random() < kept:
                     disk.seek(entry.offset + start)
-                    disk.write(entry.data[start : start + PAGE])
+                    disk.write(page)
     return safe
 
 
@@ -131,7 +133,7 @@ def states(scenario: Callable[[str], Machine], tmp_path_factory: pytest.TempPath
         session-rows /disk/deflate.h5 250 deflate | while read word count at; do [ $word = flush ] || safe deflate 2 $count; done > deflate.log &
         youquanti run /share/session.toml > /share/session.log 2>&1 & running=$!
         until grep -q "recording to" /share/session.log; do kill -0 $running; usleep 200000; done
-        for k in $(seq 20); do
+        for k in $(seq 12); do
             rows=$(wget -qO- http://127.0.0.1:8478/api/v1/state | sed -nE 's/.*"rows": *([0-9]+).*/\\1/p')
             safe session 0 $rows > /dev/null
             usleep 250000

@@ -57,7 +57,7 @@ pub struct Inspection {
     pub events: Vec<TextEntry>,
     /// In the order in which they were noticed.
     pub gaps: Vec<GapInspection>,
-    /// Measures over time: source → item → series. Of a camera see [`quality_item`].
+    /// Measures over time: source → item → series. Of a camera see [`quality_item`], of the file itself [`flush_item`].
     pub quality: BTreeMap<String, BTreeMap<String, QualitySeries>>,
     /// The validity card: one entry for each participant and camera. Empty until the first minute, or the end, is written.
     pub validity: Vec<ValidityInspection>,
@@ -649,6 +649,9 @@ impl fmt::Display for Inspection {
         if let Some(spread) = self.first_frames_spread_ms {
             writeln!(f, "barrier   first frames of all cameras within {spread:.1} ms")?;
         }
+        if let Some(quality) = self.quality.get(FLUSH_SOURCE) {
+            write_flushes(f, quality)?;
+        }
         for camera in &self.cameras {
             camera.fmt(f)?;
             if let Some(quality) = self.quality.get(&camera.facts.name) {
@@ -824,6 +827,19 @@ fn mode_text(facts: &CameraFacts) -> String {
         }
     }
     text
+}
+
+/// How long rows waited until they were safe.
+fn write_flushes(f: &mut fmt::Formatter<'_>, quality: &BTreeMap<String, QualitySeries>) -> fmt::Result {
+    let values = |item: &str| quality.get(item).map_or(&[][..], |series| &series.value).iter().copied();
+    let most = |item: &str| values(item).fold(0.0, f64::max);
+    writeln!(
+        f,
+        "flushes   {}, the longest took {:.1} ms; rows were safe {:.3} s after they came, at the latest",
+        values(flush_item::FLUSHES).sum::<f64>(),
+        1e3 * most(flush_item::TOOK_MAX),
+        most(flush_item::ROW_AGE_MAX)
+    )
 }
 
 /// What a camera's stamps tell, as far as they do.

@@ -32,9 +32,9 @@ pub use reader::{
 };
 pub use recover::{Recovery, TableRecovery, abandoned_files, recover, recovered_path};
 pub use schema::{
-    AskedMode, FORMAT, FaceRow, FrameRow, LATENCY_STAGES, LIKENESS_CHANNELS, LIKENESS_COLUMNS, NOT_RUN,
-    PoseRow, ResultRow, VERSION, VideoRow, WindowRow, ledger_item, quality_item, validity_item,
-    validity_parts, validity_source,
+    AskedMode, FLUSH_SOURCE, FORMAT, FaceRow, FrameRow, LATENCY_STAGES, LIKENESS_CHANNELS, LIKENESS_COLUMNS,
+    NOT_RUN, PoseRow, ResultRow, VERSION, VideoRow, WindowRow, flush_item, ledger_item, quality_item,
+    validity_item, validity_parts, validity_source,
 };
 pub use writer::{
     CameraHeader, Compression, FlushReport, Gap, Participant, SessionHeader, SessionOptions, SessionWriter,

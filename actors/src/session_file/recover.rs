@@ -368,6 +368,10 @@ impl Copy<'_> {
         if path == format!("/{TEXT}") {
             return Ok(Some(Box::new(Typed::<u8>::create(from, to, name, path, length, Some(b' '))?)));
         }
+        if name == FRAMES {
+            // Of earlier builds it has one column more.
+            return Ok(Some(Box::new(Typed::<FrameRow>::create(from, to, name, path, length, None)?)));
+        }
         macro_rules! first_of {
             ($($row:ty),+) => { $(if dtype.is::<$row>() {
                 let table = Typed::<$row>::create(from, to, name, path, length, None)?;
@@ -376,7 +380,6 @@ impl Copy<'_> {
             })+ };
         }
         first_of!(
-            FrameRow,
             VideoRow,
             ResultRow,
             FaceRow,

@@ -85,6 +85,23 @@ pub mod quality_item {
     const PHASE_PREFIX: &str = "phase_to:";
 }
 
+/// The `source` of the recorder's rows of quality, which say how long rows waited until they were safe. No camera's name has a
+/// space in it.
+pub const FLUSH_SOURCE: &str = "session file";
+
+/// Values of `item` in the quality of the file itself. Each minute, and the recording's end, brings a row of each for the time since
+/// the row before. `flushes.rs` says how they are computed.
+pub mod flush_item {
+    /// Flushes, count.
+    pub const FLUSHES: &str = "flushes";
+    /// Mean time that a flush took, seconds.
+    pub const TOOK_MEAN: &str = "flush_mean_s";
+    /// Longest time that a flush took, seconds.
+    pub const TOOK_MAX: &str = "flush_max_s";
+    /// Longest time from a row's arrival at the recorder until it was safe, seconds: what a kill or a loss of power would have cost.
+    pub const ROW_AGE_MAX: &str = "row_age_max_s";
+}
+
 /// Last dimension of `/synchrony/values`: see [`Likeness`](crate::synchrony::Likeness).
 pub const LIKENESS_COLUMNS: [&str; 4] = ["r", "lag_s", "p", "common"];
 
@@ -274,7 +291,7 @@ pub(super) fn synchrony_row_bytes(options: &SynchronyOptions) -> usize {
     options.pairs().count() * options.groups.len() * LIKENESS_COLUMNS.len() * size_of::<f32>()
 }
 
-/// A row of `/cameras/<name>/frames`.
+/// A row of `/cameras/<name>/frames`. Which frames are in a video says the table `video`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, H5Type)]
 #[repr(C)]
 pub struct FrameRow {
@@ -288,8 +305,6 @@ pub struct FrameRow {
     pub captured_at_ns: u64,
     /// When the frame reached the process, same clock.
     pub received_at_ns: u64,
-    /// Always −1; which frames are in a video says the table `video`.
-    pub video_index: i64,
 }
 
 /// A row of `/cameras/<name>/results`: a frame that was analysed, also when no face was in it. A frame of the

@@ -332,15 +332,11 @@ impl SessionWriter {
         self.space.reserve_bytes()
     }
 
-    /// Adds a frame to its camera's index; `video_index` is its place in the video beside the file.
+    /// Adds a frame to its camera's index.
     ///
     /// # Errors
     /// `DiskFull`, `Broken`, `UnknownCamera`, `Hdf5`.
-    pub fn append_frame(
-        &mut self,
-        meta: &FrameMeta,
-        video_index: Option<u64>,
-    ) -> Result<(), SessionFileError> {
+    pub fn append_frame(&mut self, meta: &FrameMeta) -> Result<(), SessionFileError> {
         self.admit(size_of::<FrameRow>())?;
         let row = FrameRow {
             seq: meta.seq,
@@ -348,7 +344,6 @@ impl SessionWriter {
             flags: meta.flags.0.into(),
             captured_at_ns: meta.captured_at.0,
             received_at_ns: meta.received_at.0,
-            video_index: video_index.map_or(-1, |index| i64::try_from(index).unwrap_or(i64::MAX)),
         };
         let result = camera_of(&mut self.cameras, meta.camera)?.frames.append(&[row]);
         self.note(result, FRAMES)

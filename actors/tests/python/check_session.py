@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 COLUMNS = {
-    "frames": ["seq", "driver_seq", "flags", "captured_at_ns", "received_at_ns", "video_index"],
+    "frames": ["seq", "driver_seq", "flags", "captured_at_ns", "received_at_ns"],
     "video": ["seq", "captured_at_ns", "segment", "frame"],
     "results": ["frame_seq", "captured_at_ns", "faces", "over_limit", "detector_ran"],
     "faces": ["frame_seq", "captured_at_ns", "track", "participant", "score", "bbox", "presence",

@@ -231,7 +231,7 @@ pub(crate) fn write_for_ever(
             let now = SystemClock.now();
             let mut found = found(camera, seq, VICTIM_FACES);
             (found.meta.captured_at, found.meta.received_at) = (now, now);
-            writer.append_frame(&found.meta, None).unwrap();
+            writer.append_frame(&found.meta).unwrap();
             writer.append_faces(&found, &participants(VICTIM_FACES)).unwrap();
             writer.append_video(CameraId(camera), video(seq, now)).unwrap();
         }

@@ -214,7 +214,6 @@ class Camera:
         flags           u4  see `FrameFlags`
         captured_at_ns  u8  the source's stamp
         received_at_ns  u8  when the frame reached the recording program
-        video_index     i8  index of the frame in the video beside the file, -1 without
         """
         return self._session._timed(self._path("frames"), "captured_at_ns")
 
