@@ -126,7 +126,8 @@ impl Replay {
                 None => opens_video(&cameras[at].1, request.pace),
             };
         }
-        plan.record_from_start = Some(RecordingRequest { notes, by: "replay".to_owned(), name: None });
+        plan.record_from_start =
+            Some(RecordingRequest { notes, by: "replay".to_owned(), ..RecordingRequest::default() });
         let session = Session::of(SessionHandle::start(plan, clock).map_err(SessionError::Start)?);
         Ok(Self {
             session,

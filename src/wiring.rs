@@ -18,7 +18,7 @@ use youquanti_actors::plane::{CameraPlan, DataPlane, OpenDevice};
 use youquanti_actors::pose::{PosePlan, Seek};
 use youquanti_actors::preview::PreviewPlan;
 use youquanti_actors::recorder::{OnFailure, RecordingPlan, RecordingRequest};
-use youquanti_actors::session::SessionPlan;
+use youquanti_actors::session::{Required, SessionPlan};
 use youquanti_actors::session_file::{Compression, SessionOptions};
 use youquanti_actors::supervision::{RestartPolicy, WhenExhausted};
 use youquanti_actors::synchrony::{Group, SynchronyOptions};
@@ -65,6 +65,13 @@ pub(crate) fn plan(
         trace_dir: config.recording.enabled.then(|| config.session.directory.clone()),
         recording: recording(config, clock),
         record_from_start: config.recording.enabled.then(RecordingRequest::default),
+        required: Required {
+            faces: match (config.recording.require_faces, config.participants.expected) {
+                (true, Some(expected)) => expected.get(),
+                _ => 0,
+            },
+            within: config.recording.require_within.get(),
+        },
         lsl: config.lsl.enabled.then(|| lsl(config)),
         synchrony: config.synchrony.enabled.then(|| synchrony(config)),
         preview: config.preview.enabled.then(|| preview(config)),
@@ -92,6 +99,7 @@ fn lsl(config: &Config) -> LslPlan {
         kind: markers.r#type.as_str().to_owned(),
         name: pattern(&markers.name),
         source_id: pattern(&markers.source_id),
+        required: markers.required,
     };
     LslPlan {
         session_name: config.session.name.to_string(),

@@ -203,6 +203,7 @@ impl Options {
                 overridden: None,
             },
             record_from_start: None,
+            required: Default::default(),
             lsl: Some(lsl),
             synchrony: None,
             participant_names: Vec::new(),

@@ -69,6 +69,9 @@ pub enum Command {
         /// When to begin, on this machine's monotonic clock, at most a day ahead; the file is made then. Without it: now.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lsl_time: Option<f64>,
+        /// Why to record although something that recordings require is missing: faces in view, streams of markers. Needs `by`.
+        #[serde(default, rename = "override", skip_serializing_if = "Option::is_none")]
+        override_reason: Option<String>,
     },
     /// Close the file, or call off a recording that has not begun. The session goes on.
     StopRecording,
@@ -198,6 +201,17 @@ pub enum CommandError {
         key: &'static str,
         /// What is wrong with it, and what may stand there.
         wrong: String,
+    },
+    /// What recordings require is not there, and nobody has decided to do without.
+    #[error(
+        "{command}: missing: {}; see to it, or give the reason to record all the same as override, with by",
+        missing.join(", ")
+    )]
+    Missing {
+        /// What was asked for.
+        command: &'static str,
+        /// What is missing, in words.
+        missing: Vec<String>,
     },
     /// It was tried, and did not work.
     #[error("{command} failed: {cause}")]

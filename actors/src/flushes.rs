@@ -62,7 +62,9 @@ mod tests {
         let mut flushes = Flushes::default();
         assert_eq!(flushes.take(), None);
         let at = |ms: u64| Timestamp(ms * 1_000_000);
-        for (rows, began, ended) in [(&[10, 20, 100][..], 1000, 1040), (&[1041], 2000, 2010), (&[], 3000, 3010)] {
+        for (rows, began, ended) in
+            [(&[10, 20, 100][..], 1000, 1040), (&[1041], 2000, 2010), (&[], 3000, 3010)]
+        {
             rows.iter().for_each(|&row| flushes.row(|| at(row)));
             flushes.flushed(at(began), at(ended));
         }

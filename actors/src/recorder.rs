@@ -37,8 +37,8 @@ use crate::messages::{
 };
 use crate::plane::{CameraLine, DataPlane, INDEX_CAPACITY, OpenedCamera, RecordingStatus};
 use crate::session_file::{
-    CameraHeader, FLUSH_SOURCE, Gap, Participant, SessionFileError, SessionHeader, SessionOptions, SessionWriter, Summary,
-    VideoRow, flush_item, ledger_item, quality_item, validity_item, validity_source,
+    CameraHeader, FLUSH_SOURCE, Gap, Participant, SessionFileError, SessionHeader, SessionOptions,
+    SessionWriter, Summary, VideoRow, flush_item, ledger_item, quality_item, validity_item, validity_source,
 };
 use crate::synchrony::SynchronyOptions;
 use crate::timing::{Figures, Timing};
@@ -88,14 +88,14 @@ pub struct RecordingPlan {
     pub overridden: Option<Override>,
 }
 
-/// Somebody's decision to start a session although something that it requires is missing.
+/// Somebody's decision to start a session or a recording although something that it requires is missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
     /// Why.
     pub reason: String,
     /// Who decided so.
     pub by: String,
-    /// What was missing, as far as it was known before the start.
+    /// What was missing, as far as it was known then.
     pub missing: Vec<String>,
 }
 
@@ -116,6 +116,8 @@ pub struct RecordingRequest {
     pub notes: String,
     /// Who started it; an attribute of the file.
     pub by: String,
+    /// Somebody's decision to record although something that is required is missing. What is, the session adds.
+    pub overridden: Option<Override>,
 }
 
 /// Creates a file and records to it from now on. Answered with the file, or why there is none; then nothing has
@@ -325,7 +327,7 @@ impl RecorderActor {
         self.checkpoint_at = at;
         self.files = number;
         self.plane.findings.recording_begins();
-        if let Some(overridden) = &self.plan.overridden {
+        if let Some(overridden) = &request.overridden {
             self.plane.findings.add_to_recording(ReasonCode::Overridden, at, overridden.to_string());
         }
         for gap in self.open_gaps.values() {
@@ -579,7 +581,7 @@ fn create(
             recording: number,
             notes: &request.notes,
             recorded_by: &request.by,
-            overridden: plan.overridden.as_ref(),
+            overridden: request.overridden.as_ref(),
             utc_start: plane.clock.utc(),
             clock_start: at,
             software: &plan.software,

@@ -6,6 +6,7 @@
 //! waits for a thread that hangs.
 
 mod orders;
+mod required;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -50,6 +51,9 @@ use crate::supervisor::{
 use crate::synchrony::{SynchronyActor, SynchronyOptions};
 use crate::verdict::{ReasonCode, Verdict};
 use crate::video::{StopVideo, VideoActor};
+
+pub use required::Required;
+use required::Waiting;
 
 /// How long a child may take to end before it is abandoned.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -126,6 +130,8 @@ pub struct SessionPlan {
     pub recording: RecordingPlan,
     /// The recording that the session starts with; without it, none until one is asked for.
     pub record_from_start: Option<RecordingRequest>,
+    /// What must be there for a recording to begin.
+    pub required: Required,
     /// What is streamed over LSL; nothing without it.
     pub lsl: Option<LslPlan>,
     /// How live pictures are made; none without it.
@@ -213,6 +219,12 @@ pub enum RecordingError {
     AlreadyRecording {
         /// The file.
         path: PathBuf,
+    },
+    /// What recordings require is not there.
+    #[error("what a recording requires is missing: {}", missing.join(", "))]
+    Missing {
+        /// What, in words.
+        missing: Vec<String>,
     },
     /// There is nothing to stop.
     #[error("nothing is being recorded: start a recording first")]
@@ -641,7 +653,7 @@ impl Cast {
                 .map_err(|cause| StartError::Internal { cause })?;
         }
         let mut recording = None;
-        if let Some(request) = plan.record_from_start.clone() {
+        if let Some(request) = plan.recording_at_start() {
             recording = Some(self.begin_recording(request).await.map_err(failed)?);
         }
         if let Some(lsl) = &plan.lsl {
@@ -892,10 +904,15 @@ impl SessionActor {
                 Some(RecordingError::AlreadyRecording { path: path.clone() })
             }
         };
-        let Some(cast) = self.cast.clone().filter(|_| refusal.is_none()) else {
-            // Whoever asked may have lost patience; so too below.
-            answer.send(Err(refusal.unwrap_or(RecordingError::Ended))).ok();
-            return;
+        let admitted = refusal.map_or_else(|| self.admit(request), Err);
+        let cast = self.cast.clone().ok_or(RecordingError::Ended);
+        let (cast, request) = match cast.and_then(|cast| Ok((cast, admitted?))) {
+            Ok(both) => both,
+            Err(refusal) => {
+                // Whoever asked may have lost patience; so too below.
+                answer.send(Err(refusal)).ok();
+                return;
+            }
         };
         self.recording = Recording::Opening;
         let asked = request.clone();
@@ -917,8 +934,13 @@ impl SessionActor {
         &mut self,
         ctx: &mut Context<Self>,
         RecordingStarted { path, number, .. }: &RecordingStarted,
-        RecordingRequest { notes, by, .. }: &RecordingRequest,
+        RecordingRequest { notes, by, overridden, .. }: &RecordingRequest,
     ) {
+        // What was decided for the whole session was said at its start.
+        if let (Some(overridden), None) = (overridden, &self.plan.recording.overridden) {
+            self.degrade(ReasonCode::Overridden, overridden.to_string());
+            self.emit(ctx, "session", EventKind::Overridden, json!(overridden));
+        }
         if matches!(self.recording, Recording::Opening | Recording::Off) {
             self.recording = Recording::On(path.clone());
         }
@@ -1278,9 +1300,13 @@ impl Handler<Start> for SessionActor {
                     session.emit(ctx, "session", EventKind::Overridden, json!(overridden));
                 }
                 ctx.run_interval(DISK_LOOK, SessionActor::look_at_disk);
-                if let (Some(recording), Some(request)) = (recording, session.plan.record_from_start.clone())
-                {
-                    session.recording_started(ctx, recording, &request);
+                match (recording, session.plan.record_from_start.clone()) {
+                    (Some(recording), Some(request)) => session.recording_started(ctx, recording, &request),
+                    (None, Some(request)) => {
+                        let waiting = Waiting::new(request, session);
+                        session.begin_when_ready(ctx, waiting);
+                    }
+                    (_, None) => {}
                 }
                 session.look_for_first_frames(ctx);
                 if let Some(duration) = session.plan.duration {

@@ -101,6 +101,8 @@ pub struct StreamCounts {
     pub events_lost: AtomicU64,
     /// Windows of synchrony that were not sent, for the same reason.
     pub windows_lost: AtomicU64,
+    /// Which streams of markers have been seen within the last seconds: bit i is set for the plan's i-th query, of at most 32.
+    pub marker_streams: AtomicU32,
     /// Markers of others that were handed to the recorder.
     pub markers: AtomicU64,
     /// Markers of others that came faster than they could be recorded.

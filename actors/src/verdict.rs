@@ -15,8 +15,10 @@ const MOST_REASONS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasonCode {
-    /// The session was started although something that it requires is missing.
+    /// The session, or the recording, was started although something that it requires is missing.
     Overridden,
+    /// What a recording requires did not come, and the session ended for it.
+    RequiredMissing,
     /// A camera failed; it is tried again for ever.
     CameraFailed,
     /// A camera was away when the recording began.

@@ -165,7 +165,7 @@ fn a_listener_that_never_reads_costs_the_session_nothing_and_a_reader_gets_every
 
 fn start(name: &str, lsl_time: Option<f64>) -> Command {
     let (notes, by) = ("a test".to_owned(), "tester".to_owned());
-    Command::StartRecording { name: Some(name.to_owned()), notes, by, lsl_time }
+    Command::StartRecording { name: Some(name.to_owned()), notes, by, lsl_time, override_reason: None }
 }
 
 #[test]

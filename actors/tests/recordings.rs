@@ -104,7 +104,10 @@ fn each_recording_of_a_session_stands_alone() {
         let of = |item| flushes[item].value[0];
         assert!(of(flush_item::FLUSHES) >= 1.0 && of(flush_item::TOOK_MEAN) > 0.0, "{name}: {flushes:?}");
         assert!(of(flush_item::TOOK_MAX) >= of(flush_item::TOOK_MEAN), "{name}: {flushes:?}");
-        assert!(of(flush_item::ROW_AGE_MAX) >= of(flush_item::TOOK_MAX), "{name}: a row waited for the flush, too");
+        assert!(
+            of(flush_item::ROW_AGE_MAX) >= of(flush_item::TOOK_MAX),
+            "{name}: a row waited for the flush, too"
+        );
         assert!(found.to_string().contains("rows were safe"), "{found}");
     }
     let header = inspect(&setup, "pilot/first.h5").header;

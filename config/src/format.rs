@@ -300,6 +300,10 @@ table! {
         reserve: ByteSize = "500MB",
         /// What follows a file that cannot be written to its end, because the disk is full, failed or was taken away. "stop": the session stops. "continue": the session goes on without a file and ends degraded; another recording can be started. In both cases what could be saved is in the file.
         on_failure: OnRecordingFailure = "stop",
+        /// Whether a recording begins only while as many faces are in view, in all cameras together, as `participants.expected` says.
+        require_faces: bool = false,
+        /// How long the recording that a session starts with waits for what is required: those faces, and the streams of markers that are `required`. What has not come by then ends the session.
+        require_within: Period<0, 3_600_000> = "30s",
         /// Only what is derived from pictures is recorded: no picture ever reaches a disk. No camera may have video then, and the computer no swap space that is a disk's.
         derived_only: bool = false,
         /// The cameras' pictures, in files beside the session's.
@@ -342,6 +346,8 @@ table! {
         name: Option<StreamPattern>,
         /// The stream's `source_id`. Without it: any.
         source_id: Option<StreamPattern>,
+        /// Whether a recording begins only while there is such a stream.
+        required: bool = false,
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) fn check(root: &Spanned<DeValue<'_>>, problems: &mut Problems<'_>) {
     rules.synchrony();
     rules.backoff();
     rules.derived_only();
+    rules.required();
 }
 
 struct Rules<'r, 'p> {
@@ -284,6 +285,30 @@ impl Rules<'_, '_> {
                     self.line("recording.derived_only")
                 );
                 self.report(&path, &phrase, "write \"none\" or remove it, or remove derived_only");
+            }
+        }
+    }
+
+    /// Faces are counted against the people that are expected, and streams are only seen where there is LSL.
+    fn required(&mut self) {
+        let faces = "recording.require_faces";
+        if self.written(faces) == Some(true) {
+            if self.written::<Int<1, 64>>("participants.expected").is_none() {
+                let remedy = "write how many people take part: expected = 2 or so in [participants]";
+                self.report(faces, "needs participants.expected", remedy);
+            }
+            if self.written("pipeline.backend") == Some(Backend::None) {
+                let phrase = "needs a pipeline, and backend = \"none\" seeks no faces";
+                self.report(faces, phrase, "choose another backend in [pipeline], or remove it");
+            }
+        }
+        if self.written("lsl.enabled") != Some(true) {
+            for place in 0..self.count("lsl.markers") {
+                let path = format!("lsl.markers[{place}].required");
+                if self.written(&path) == Some(true) {
+                    let remedy = "write enabled = true in [lsl], or remove it";
+                    self.report(&path, "needs LSL, which is switched off", remedy);
+                }
             }
         }
     }

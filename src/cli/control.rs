@@ -89,6 +89,9 @@ enum Wanted {
         /// When to begin, seconds of the session machine's monotonic clock; without it: now.
         #[arg(long, value_name = "SECONDS")]
         lsl_time: Option<f64>,
+        /// Why to record although something that recordings require is missing. The file says so, with who decided it.
+        #[arg(long = "override", value_name = "REASON", requires = "by")]
+        override_reason: Option<String>,
     },
     /// Stop the recording; the session goes on.
     StopRecording,
@@ -110,8 +113,8 @@ impl Wanted {
             Wanted::PauseCamera { camera } => Command::PauseCamera { camera },
             Wanted::ResumeCamera { camera } => Command::ResumeCamera { camera },
             Wanted::RestartCamera { camera } => Command::RestartCamera { camera },
-            Wanted::Record { name, notes, by, lsl_time } => {
-                Command::StartRecording { name, notes, by, lsl_time }
+            Wanted::Record { name, notes, by, lsl_time, override_reason } => {
+                Command::StartRecording { name, notes, by, lsl_time, override_reason }
             }
             Wanted::StopRecording => Command::StopRecording,
             Wanted::Stop { reason } => Command::Stop { reason },

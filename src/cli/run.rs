@@ -12,6 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use tracing_subscriber::EnvFilter;
 use youquanti::actors::ledger::{Consumer, DropReason};
 use youquanti::actors::stats::StreamFigures;
+use youquanti::actors::verdict::ReasonCode;
 use youquanti::{CameraProgress, Config, RecordingReport, Session, SessionReport, preflight};
 use youquanti_config::{LogFormat, Period};
 
@@ -149,8 +150,10 @@ pub(crate) fn execute(args: &Args) -> Exit {
     } else {
         out!("{}", to_text(&report));
     }
+    let never_ready = report.verdict.reasons.iter().any(|reason| reason.code == ReasonCode::RequiredMissing);
     match (report.imbalances.is_empty(), report.degraded.is_empty()) {
         (false, _) => Exit::Internal,
+        (true, false) if never_ready => Exit::Missing,
         (true, false) => Exit::Degraded,
         (true, true) => Exit::Fine,
     }
@@ -222,6 +225,11 @@ fn announce(config: &Config, session: &Session) {
     eprintln!("session \"{}\" runs {until}; Ctrl-C ends it in good order", config.session.name);
     if let Some(file) = session.file() {
         eprintln!("recording to {}", file.display());
+    } else if config.recording.enabled {
+        eprintln!(
+            "the recording begins when what it requires is there; the session ends without it after {}",
+            config.recording.require_within
+        );
     }
 }
 

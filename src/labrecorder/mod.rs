@@ -177,6 +177,7 @@ async fn carry_out(order: Order, shared: &Shared) -> Result<(), String> {
             notes: String::new(),
             by: "LabRecorder protocol".to_owned(),
             lsl_time: None,
+            override_reason: None,
         },
         Order::Stop => Command::StopRecording,
     };

@@ -34,6 +34,9 @@ pub(crate) fn command_error(error: &CommandError) -> (StatusCode, Json) {
         CommandError::Invalid { key, .. } => {
             (StatusCode::UNPROCESSABLE_ENTITY, "invalid", json!({ "key": key }))
         }
+        CommandError::Missing { missing, .. } => {
+            (StatusCode::CONFLICT, "missing", json!({ "missing": missing }))
+        }
         CommandError::Failed { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "failed", json!({})),
     };
     let mut error = json!({ "code": code, "message": message });

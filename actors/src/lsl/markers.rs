@@ -59,6 +59,8 @@ pub struct MarkerQuery {
     pub name: Option<String>,
     /// Its `source_id`.
     pub source_id: Option<String>,
+    /// Whether recordings begin only while there is such a stream.
+    pub required: bool,
 }
 
 impl MarkerQuery {
@@ -210,6 +212,10 @@ fn find(resolver: &Resolver, queries: &[MarkerQuery], own: &[String], context: &
         // A stream that cannot come back is done with, and is not to be taken for a new one while it is still remembered.
         followed
             .retain(|key, follower| !follower.is_finished() || found.iter().any(|info| key_of(info) == *key));
+        let fits = |query: &MarkerQuery| found.iter().any(|info| query.fits(&Origin::of(info)));
+        let there =
+            (0..).zip(queries).filter(|(_, query)| fits(query)).map(|(place, _): (u32, _)| 1 << place);
+        context.counts.marker_streams.store(there.sum(), Relaxed);
         for info in found {
             let (origin, key) = (Origin::of(&info), key_of(&info));
             let is_wanted =

@@ -15,7 +15,7 @@ use crate::control::{
     check_time, find_camera,
 };
 use crate::messages::{ChildId, Event, EventKind};
-use crate::recorder::{RecordingRequest, can_name_a_file};
+use crate::recorder::{Override, RecordingRequest, can_name_a_file};
 use crate::supervisor::ReviveChild;
 use crate::verdict::ReasonCode;
 
@@ -215,6 +215,12 @@ impl SessionActor {
                 return invalid(key, "has a character that no file can hold".to_owned());
             }
         }
+        if let Some(overridden) = &request.overridden {
+            check_text(command, "override", &overridden.reason)?;
+            if overridden.by.is_empty() {
+                return invalid("by", "is empty: say who decides to do without what is required".to_owned());
+            }
+        }
         let Some(name) = &request.name else { return Ok(()) };
         let directory = &self.plan.recording.directory;
         if !can_name_a_file(name) {
@@ -293,6 +299,7 @@ impl SessionActor {
     fn recording_refused(&self, command: &'static str, error: RecordingError) -> CommandError {
         let (state, allowed) = match error {
             RecordingError::Failed { cause } => return CommandError::Failed { command, cause },
+            RecordingError::Missing { missing } => return CommandError::Missing { command, missing },
             RecordingError::NotRunning { .. } => (self.board.status().phase.to_string(), Vec::new()),
             RecordingError::Ended => (Phase::Ended.to_string(), Vec::new()),
             RecordingError::AlreadyRecording { path } => {
@@ -324,8 +331,10 @@ impl SessionActor {
                 self.revive(ctx, id);
                 Done::Resuming { camera }
             }),
-            Command::StartRecording { name, notes, by, lsl_time } => {
-                let request = RecordingRequest { name, notes, by };
+            Command::StartRecording { name, notes, by, lsl_time, override_reason } => {
+                let decided = |reason| Override { reason, by: by.clone(), missing: Vec::new() };
+                let overridden = override_reason.map(decided);
+                let request = RecordingRequest { name, notes, by, overridden };
                 match lsl_time.map(|time| self.schedule(ctx, order.received_at, request.clone(), time)) {
                     None => return self.begin_recording(ctx, request),
                     Some(answer) => answer,

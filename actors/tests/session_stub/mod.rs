@@ -22,7 +22,7 @@ use youquanti_actors::pipeline::{BuildError, PipelinePlan};
 use youquanti_actors::plane::CameraPlan;
 use youquanti_actors::preview::PreviewPlan;
 use youquanti_actors::recorder::{OnFailure, RecordingPlan, RecordingRequest};
-use youquanti_actors::session::{SessionHandle, SessionPlan, SessionReport, StartError};
+use youquanti_actors::session::{Required, SessionHandle, SessionPlan, SessionReport, StartError};
 use youquanti_actors::session_file::{Inspection, SessionOptions, SessionReader};
 use youquanti_actors::supervision::{RestartPolicy, WhenExhausted};
 use youquanti_models::face::{BLENDSHAPE_COUNT, Face, LANDMARK_COUNT};
@@ -462,6 +462,7 @@ impl Setup {
             participant_names: vec!["Ada".to_owned()],
             recording,
             record_from_start: Some(named("session")),
+            required: Required::default(),
             lsl: None,
             preview: Some(preview()),
             pose: None,

@@ -185,13 +185,19 @@ class Client:
         self.command("restart_camera", camera=camera)
 
     def start_recording(
-        self, name: str | None = None, notes: str = "", by: str = "", lsl_time: float | None = None
+        self,
+        name: str | None = None,
+        notes: str = "",
+        by: str = "",
+        lsl_time: float | None = None,
+        override: str | None = None,
     ) -> Path | None:
         """Makes a file and records to it; returns the file, or None where it begins later, at `lsl_time`.
 
-        `name` has no ending, and may have folders, below the session's own.
+        `name` has no ending, and may have folders, below the session's own. Where something that recordings require is
+        missing, it is refused, unless `override` says why to record all the same, and `by` who decides so.
         """
-        done = self.command("start_recording", name=name, notes=notes, by=by, lsl_time=lsl_time)
+        done = self.command("start_recording", name=name, notes=notes, by=by, lsl_time=lsl_time, override=override)
         return Path(done["path"]) if "path" in done else None
 
     def stop_recording(self) -> dict[str, Any]:
