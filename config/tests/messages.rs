@@ -507,6 +507,26 @@ fn streams_of_markers() {
 }
 
 #[test]
+fn what_recordings_require_can_be_seen() {
+    check_tables("[recording]\nrequire_faces = true\nrequire_within = \"2min\"\n[participants]\nexpected = 2", &[]);
+    check_tables("[lsl]\nenabled = true\n[[lsl.markers]]\nrequired = true\n[participants]\nexpected = 1", &[]);
+    check_tables("[[lsl.markers]]\n[[lsl.markers]]\nrequired = false", &[]);
+    check_tables(
+        "[recording]\nrequire_faces = true\n[pipeline]\nbackend = \"none\"",
+        &[
+            "6:17 recording: require_faces = true needs participants.expected | write how many people take part: expected = 2 or so in [participants]",
+            "6:17 recording: require_faces = true needs a pipeline, and backend = \"none\" seeks no faces | choose another backend in [pipeline], or remove it",
+        ],
+    );
+    check_tables(
+        "[[lsl.markers]]\n[[lsl.markers]]\nrequired = true",
+        &[
+            "7:12 lsl, markers[1]: required = true needs LSL, which is switched off | write enabled = true in [lsl], or remove it",
+        ],
+    );
+}
+
+#[test]
 fn waits_grow() {
     check_tables(
         "[supervision]\nbackoff_first = \"6s\"",
