@@ -491,9 +491,10 @@ impl Cast {
     ) -> ChildSpec {
         let (plane, port) = (Arc::clone(plane), self.videos[usize::from(id.0)].clone());
         let thread = format!("yq-video-{}", plane.camera(id).plan.name);
+        let flush_interval = plan.recording.flush_interval;
         let factory: Factory = Box::new(move |lifeline| {
             let (plane, events) = (Arc::clone(&plane), events.clone());
-            let make = move |lifeline| VideoActor::new(id, plane, events, lifeline);
+            let make = move |lifeline| VideoActor::new(id, plane, flush_interval, events, lifeline);
             port.born(start_on_thread(&thread, lifeline, make))
         });
         ChildSpec {

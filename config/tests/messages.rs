@@ -508,8 +508,14 @@ fn streams_of_markers() {
 
 #[test]
 fn what_recordings_require_can_be_seen() {
-    check_tables("[recording]\nrequire_faces = true\nrequire_within = \"2min\"\n[participants]\nexpected = 2", &[]);
-    check_tables("[lsl]\nenabled = true\n[[lsl.markers]]\nrequired = true\n[participants]\nexpected = 1", &[]);
+    check_tables(
+        "[recording]\nrequire_faces = true\nrequire_within = \"2min\"\n[participants]\nexpected = 2",
+        &[],
+    );
+    check_tables(
+        "[lsl]\nenabled = true\n[[lsl.markers]]\nrequired = true\n[participants]\nexpected = 1",
+        &[],
+    );
     check_tables("[[lsl.markers]]\n[[lsl.markers]]\nrequired = false", &[]);
     check_tables(
         "[recording]\nrequire_faces = true\n[pipeline]\nbackend = \"none\"",

@@ -53,11 +53,20 @@ pub struct VideoActor {
     stopping: Option<oneshot::Sender<()>>,
     /// Runs while FFmpeg has something to do and does nothing.
     patience: Option<Pin<Box<Sleep>>>,
+    flush_interval: Duration,
+    /// The disk is being waited for, aside.
+    is_syncing: bool,
 }
 
 impl VideoActor {
-    /// The video of camera `id`; `events` hears of its files.
-    pub fn new(id: CameraId, plane: Arc<DataPlane>, events: Recipient<Event>, lifeline: Lifeline) -> Self {
+    /// The video of camera `id`, made safe from a loss of power each `flush_interval`; `events` hears of its files.
+    pub fn new(
+        id: CameraId,
+        plane: Arc<DataPlane>,
+        flush_interval: Duration,
+        events: Recipient<Event>,
+        lifeline: Lifeline,
+    ) -> Self {
         Self {
             id,
             plane,
@@ -69,6 +78,8 @@ impl VideoActor {
             given_up: None,
             stopping: None,
             patience: None,
+            flush_interval,
+            is_syncing: false,
         }
     }
 
@@ -86,6 +97,41 @@ impl VideoActor {
         segment.finish()?;
         self.emit(ctx, EventKind::VideoEnded, detail);
         Ok(())
+    }
+
+    /// Has the disk take what was written, aside: that may take its time, and frames go on.
+    fn sync(&mut self, ctx: &mut Context<Self>) {
+        if self.is_syncing {
+            return;
+        }
+        let sync = match self.segment.as_mut().map_or(Ok(None), Segment::sync) {
+            Ok(Some(sync)) => sync,
+            Ok(None) => return,
+            Err(error) => return self.fail(ctx, with_causes(&error), true),
+        };
+        self.is_syncing = true;
+        let syncing = actix::fut::wrap_future::<_, Self>(tokio::task::spawn_blocking(sync));
+        ctx.spawn(syncing.map(|synced, actor, ctx| {
+            actor.is_syncing = false;
+            match synced {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => actor.fail(ctx, with_causes(&error), true),
+                Err(panic) => actor.fail(ctx, panic.to_string(), true),
+            }
+        }));
+    }
+
+    /// This life ends; the file plays as it is, and gets its end if the segment `is_whole`.
+    fn fail(&mut self, ctx: &mut Context<Self>, mut cause: String, is_whole: bool) {
+        if let Some(segment) = self.segment.take().filter(|_| is_whole) {
+            let frames = segment.written().0;
+            cause = format!("{cause}; {} has {frames} frames", segment.path().display());
+            if let Err(second) = segment.finish() {
+                cause = format!("{cause}, and {}", with_causes(&second));
+            }
+        }
+        self.lifeline.failed(cause);
+        ctx.terminate();
     }
 
     /// Ends the video of this recording before its time, and says so; the recording goes on.
@@ -113,6 +159,7 @@ impl Actor for VideoActor {
         };
         self.frames = Some(video.frames.stream());
         self.lifeline.started();
+        ctx.run_interval(self.flush_interval, Self::sync);
         ctx.spawn(VideoLoop);
     }
 }
@@ -164,17 +211,8 @@ impl ActorFuture<VideoActor> for VideoLoop {
                 Ok(()) => {}
                 Err((_, Some(error @ VideoError::DiskFull { .. }))) => actor.give_up(ctx, video, &error),
                 Err((cause, error)) => {
-                    let mut cause = cause;
-                    // After a panic it may be half changed: the file plays as it is.
-                    if let Some(segment) = actor.segment.take().filter(|_| error.is_some()) {
-                        let frames = segment.written().0;
-                        cause = format!("{cause}; {} has {frames} frames", segment.path().display());
-                        if let Err(second) = segment.finish() {
-                            cause = format!("{cause}, and {}", with_causes(&second));
-                        }
-                    }
-                    actor.lifeline.failed(cause);
-                    ctx.terminate();
+                    // After a panic it may be half changed.
+                    actor.fail(ctx, cause, error.is_some());
                     return Poll::Ready(());
                 }
             }

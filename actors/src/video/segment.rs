@@ -104,6 +104,8 @@ struct VideoFile {
     origin: Timestamp,
     last: u64,
     frames: u32,
+    /// Bytes that a loss of power cannot take, but for a sync that is under way.
+    synced: u64,
 }
 
 impl VideoFile {
@@ -124,7 +126,19 @@ impl VideoFile {
             OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed("create"))?;
         file.write_all(&head.bytes).map_err(failed("write"))?;
         let length = head.bytes.len() as u64;
-        Ok(Self { file, path, job, head, cues: Vec::new(), length, looked_at: 0, origin, last: 0, frames: 0 })
+        Ok(Self {
+            file,
+            path,
+            job,
+            head,
+            cues: Vec::new(),
+            length,
+            looked_at: 0,
+            origin,
+            last: 0,
+            frames: 0,
+            synced: 0,
+        })
     }
 
     /// Appends a frame; its index in the file.
@@ -147,6 +161,25 @@ impl VideoFile {
         self.last = time;
         self.frames += 1;
         Ok(self.frames - 1)
+    }
+
+    /// What is to be done for all that was written since the last time to survive a loss of power; nothing if nothing was. It takes
+    /// as long as the disk does, and may run beside further writing.
+    fn sync(&mut self) -> Result<Option<impl FnOnce() -> Result<(), VideoError> + use<>>, VideoError> {
+        if self.synced == self.length {
+            return Ok(None);
+        }
+        let path = self.path.clone();
+        let failed = |source| VideoError::File { action: "sync", path: path.clone(), source };
+        let file = self.file.try_clone().map_err(failed)?;
+        let folder = (self.synced == 0).then(|| path.parent().map(Path::to_owned)).flatten();
+        self.synced = self.length;
+        Ok(Some(move || {
+            // Of a new file the name, too.
+            let name = || folder.map_or(Ok(()), |folder| File::open(folder)?.sync_all());
+            let synced = file.sync_data().and_then(|()| name());
+            synced.map_err(|source| VideoError::File { action: "sync", path, source })
+        }))
     }
 
     /// Writes what lets players jump. Without it the file plays all the same.
@@ -393,6 +426,13 @@ impl Segment {
             }
             None => true,
         }
+    }
+
+    /// What is to be done for all that is in the file to survive a loss of power, see there.
+    pub(super) fn sync(
+        &mut self,
+    ) -> Result<Option<impl FnOnce() -> Result<(), VideoError> + use<>>, VideoError> {
+        self.file.as_mut().map_or(Ok(None), VideoFile::sync)
     }
 
     /// FFmpeg did not do anything for too long.
