@@ -12,7 +12,7 @@ use youquanti_actors::session_file::{
     Compression, Gap, Opened, Participant, Recovery, SessionFileError, SessionReader, SessionWriter,
     abandoned_files, quality_item, recover, recovered_path,
 };
-use youquanti_models::ids::{ParticipantId, TrackId};
+use youquanti_models::ids::{CameraId, ParticipantId, TrackId};
 use youquanti_models::time::Timestamp;
 
 /// Something in every table; two faces a frame, a flush each 100 frames.
@@ -22,7 +22,10 @@ fn write(path: &Path, compression: Compression, frames: u64) -> SessionWriter {
         for camera in 0..2 {
             writer.append_frame(&meta(camera, seq)).unwrap();
             writer.append_faces(&found(camera, seq, 2), &participants(2)).unwrap();
+            let at = meta(camera, seq).captured_at;
+            writer.append_video(CameraId(camera), video(seq, at)).unwrap();
         }
+        writer.append_synchrony(&window(seq)).unwrap();
         writer.append_event(START, "session", "event", &format!("{{\"n\":{seq}}}")).unwrap();
         if seq % 100 == 99 {
             writer.flush(Timestamp(START.0 + seq)).unwrap();
@@ -88,6 +91,21 @@ fn check_rows(path: &Path) -> [u64; 2] {
             assert_eq!(row.captured_at_ns, meta(camera as u16, row.seq).captured_at.0);
         }
         assert!(frames.is_sorted_by(|a, b| a.seq < b.seq));
+        let videos = reader.video(camera, 0..reader.video_count(camera)).unwrap();
+        for row in &videos {
+            assert_eq!(*row, video(row.seq, meta(camera as u16, row.seq).captured_at));
+        }
+        assert!(videos.is_sorted_by(|a, b| a.seq < b.seq));
+    }
+    let windows = reader.windows(0..reader.window_count()).unwrap();
+    let likeness = reader.likeness(0..reader.window_count()).unwrap();
+    assert_eq!(likeness.len(), 6 * windows.len(), "row i of values belongs to row i of windows");
+    for (row, values) in windows.iter().zip(likeness.chunks(6)) {
+        let n = (row.start_ns - START.0) / 1_000_000_000;
+        assert_eq!((row.start_ns, row.end_ns), (window(n).start.0, window(n).end.0));
+        for (found, put) in values.iter().zip(window(n).likeness) {
+            assert_eq!(found.map(f32::to_bits), [put.r, put.lag_s, put.p, put.common].map(f32::to_bits));
+        }
     }
     reader.inspect(10).unwrap();
     [reader.frame_count(0), reader.face_count(0)]
@@ -111,6 +129,10 @@ fn a_killed_file_becomes_one_that_any_reader_opens_with_all_of_it() {
         assert!(told.is_sorted() && told.last().is_some_and(|(done, of)| done == of), "{told:?}");
         assert!(std::fs::read(&path).unwrap() == before, "the original is untouched");
         assert_eq!(check_rows(&recovery.to)[0], 150);
+        let all = |table: &str| recovery.tables.iter().find(|found| found.table == table).unwrap().rows;
+        for table in ["/cameras/left/video", "/synchrony/windows", "/synchrony/values"] {
+            assert_eq!(all(table), 150, "{table}");
+        }
 
         let copy = SessionReader::open(&recovery.to).unwrap();
         let mut is = copy.inspect(1000).unwrap();
@@ -203,6 +225,34 @@ fn what_is_no_session_file_is_refused() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// A file that was cut off anywhere: every row of its copy is the one that it must be, and what is missing is said.
+    #[test]
+    fn a_cut_leaves_whole_rows_of_every_table(
+        share in 0.0..1.0f64,
+        compression in prop_oneof![Just(Compression::None), Just(Compression::Deflate)],
+        finished: bool,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = if finished {
+            let path = folder.path().join("finished.h5");
+            write(&path, compression, 120).finish(START, UTC_START, &[], "{}").unwrap();
+            path
+        } else {
+            killed(folder.path(), compression, 120)
+        };
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len((file.metadata().unwrap().len() as f64 * share) as u64).unwrap();
+        match save(&path) {
+            // Without its own pairs it has no synchrony, and without a camera's tables not that camera: it then says so.
+            Ok(recovery) if SessionReader::open(&recovery.to).is_ok() => {
+                prop_assert!(!recovery.lost.is_empty(), "{recovery:?}");
+                check_rows(&recovery.to);
+            }
+            Ok(recovery) => prop_assert!(!recovery.lost.is_empty(), "{recovery:?}"),
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
 
     /// Whatever happens to a file, there is a copy that can be read, or an error that says why there is none.
     #[test]

@@ -6,18 +6,20 @@ mod session_rows;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use hdf5::H5Type;
 use proptest::prelude::*;
 use rustix::process::{Signal, getpid, kill_process};
 use session_rows::*;
 use youquanti_actors::dice::Dice;
 use youquanti_actors::session_file::{
     AskedMode, Compression, Gap, NOT_RUN, Opened, Participant, SessionFileError, SessionOptions,
-    SessionReader, SessionWriter, ledger_item, quality_item,
+    SessionReader, SessionWriter, ledger_item, quality_item, recover, recovered_path,
 };
 use youquanti_models::ids::{CameraId, ParticipantId, TrackId};
 use youquanti_models::picture::{FrameFlags, FrameMeta};
@@ -370,6 +372,53 @@ fn files_of_earlier_builds_lack_what_was_not_written_then() {
     let facts = &reader.cameras()[0];
     assert_eq!((&facts.asked, facts.fps, facts.stamp_offset), (&AskedMode::default(), None, None));
     assert_eq!(facts.controls, []);
+}
+
+/// A row of `frames` as builds before had it.
+#[derive(Clone, Copy, H5Type)]
+#[repr(C)]
+struct EarlierFrameRow {
+    seq: u64,
+    driver_seq: u32,
+    flags: u32,
+    captured_at_ns: u64,
+    received_at_ns: u64,
+    video_index: i64,
+}
+
+#[test]
+fn a_column_of_earlier_builds_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("session.h5");
+    let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
+    let metas: Vec<_> = (0..300).map(|seq| meta(0, seq)).collect();
+    metas.iter().for_each(|meta| writer.append_frame(meta).unwrap());
+    finish(writer);
+    let earlier: Vec<_> = metas
+        .iter()
+        .map(|meta| EarlierFrameRow {
+            seq: meta.seq,
+            driver_seq: meta.driver_seq,
+            flags: meta.flags.0.into(),
+            captured_at_ns: meta.captured_at.0,
+            received_at_ns: meta.received_at.0,
+            video_index: -1,
+        })
+        .collect();
+    let file = hdf5::File::open_rw(&path).unwrap();
+    let group = file.group("cameras/left").unwrap();
+    group.unlink("frames").unwrap();
+    group.new_dataset_builder().chunk(256).with_data(&earlier).create("frames").unwrap();
+    drop((group, file));
+    let copy = recovered_path(&path);
+    assert_eq!(recover(&path, &copy, &mut |_, _| ControlFlow::Continue(())).unwrap().lost, [""; 0]);
+    for path in [path, copy] {
+        let rows = SessionReader::open(&path).unwrap().frames(0, 0..300).unwrap();
+        for (row, meta) in rows.iter().zip(&metas) {
+            let read = (row.seq, row.driver_seq, row.captured_at_ns, row.received_at_ns);
+            assert_eq!(read, (meta.seq, meta.driver_seq, meta.captured_at.0, meta.received_at.0));
+        }
+    }
 }
 
 #[test]
