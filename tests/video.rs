@@ -9,9 +9,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use common::{Scratch, config, make_video, unique};
+use common::{Running, Scratch, config, make_video, unique};
 use rustix::process::Signal;
+use youquanti::actors::dice::Dice;
 use youquanti::actors::ffmpeg;
 use youquanti::actors::session_file::SessionReader;
 use youquanti::actors::video::segment_path;
@@ -221,15 +223,47 @@ fn videos_are_replayed_without_a_session() {
     scratch.run(&["replay", once.to_str().unwrap()]).with(2).says(&["has no video", "[recording.video]"]);
 }
 
+/// `VIDEO_KILLS=100` does it as often, at other moments with another `SEED`.
 #[test]
-fn a_kill_leaves_a_video_that_plays() {
-    let (scratch, name) = (Scratch::new(), unique("killed"));
+fn a_kill_at_any_moment_leaves_a_video_that_plays() {
+    let number = |name: &str, usual: u64| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
+    let (kills, mut dice) = (number("VIDEO_KILLS", 4), Dice::new(number("SEED", 1)));
+    let mut rows = 0;
+    for _ in 0..kills {
+        let scratch = Scratch::new();
+        let mut running = record_without_end(&scratch);
+        running.wait_for("recording to");
+        std::thread::park_timeout(Duration::from_millis(dice.below(2000) as u64));
+        running.signal(Signal::KILL);
+        running.end();
+        let session = scratch.session();
+        let reader = SessionReader::open(&session).unwrap();
+        for (camera, name) in ["left", "right"].into_iter().enumerate() {
+            let known = reader.video_count(camera) as usize;
+            // Without a packet there is no file yet.
+            let segment = segment_path(&session, name, 0);
+            let frames = if segment.exists() { decoded(&segment) } else { 0 };
+            assert!(frames >= known, "{name}: {frames} frames, {known} rows");
+            rows += known;
+        }
+    }
+    println!("{kills} kills during video: each segment plays; {rows} rows, each with its frame");
+}
+
+/// A session that records two kinds of video until it is ended.
+fn record_without_end(scratch: &Scratch) -> Running {
     let endless = "scene = { width = 320, height = 240, fps = 30 }";
     let more = "[pipeline]\nbackend = \"none\"\n";
     let h264 = format!("video = \"h264\"\n{endless}");
     let exact = format!("video = \"lossless\"\n{endless}");
-    scratch.write("endless.toml", config(&name, &[("left", &h264), ("right", &exact)], more));
-    let mut running = scratch.start(&["run", "endless.toml"]);
+    scratch.write("endless.toml", config(&unique("killed"), &[("left", &h264), ("right", &exact)], more));
+    scratch.start(&["run", "endless.toml", "--no-ui"])
+}
+
+#[test]
+fn a_kill_leaves_a_video_that_can_be_looked_at_again() {
+    let scratch = Scratch::new();
+    let mut running = record_without_end(&scratch);
     // Progress says that seconds went by.
     for _ in 0..2 {
         running.wait_for("left: ");

@@ -228,6 +228,38 @@ fn a_folder_that_is_removed_while_it_is_recorded_to_is_written_again() {
     assert_eq!(inspect(&setup, "gone/second.h5").cameras[0].frames, 2);
 }
 
+#[test]
+fn a_disk_that_will_soon_be_full_is_said_once() {
+    let _serial = serially();
+    let source = Source::new(Pace::Real);
+    let mut setup = Setup::new(&[&source], Stub::free());
+    let disk = setup.dir.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"])
+        .arg(&disk)
+        .output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: mounting a tmpfs needs root");
+        return;
+    }
+    setup.plan.recording.directory = disk.clone();
+    let session = setup.start();
+    let events = session.subscribe();
+    // 12 kB each: at that rate the disk lasts for minutes, and not for ten.
+    one_by_one(&session, &source, 0, 100);
+    recorded(&session, 100);
+    let said = events.iter().find(|event| event.kind == EventKind::DiskLow).unwrap();
+    let status = session.plane().recording().unwrap();
+    assert_eq!(said.detail["path"], status.path.to_str().unwrap());
+    assert_eq!(said.detail["free_bytes"], status.free_bytes);
+    assert!(said.detail["seconds_left"].as_f64().unwrap() < 600.0, "{said:?}");
+    let (report, inspection) = setup.finish(session);
+    assert_eq!((report.degraded, inspection.unwrap().events_by_kind["disk_low"]), (vec![], 1));
+    // Lazily: HDF5 may have it open in a test beside.
+    std::process::Command::new("umount").arg("-l").arg(&disk).status().unwrap();
+}
+
 /// Monotonic as ever, and a calendar that is set back by an hour each time that it is looked at.
 struct SetBack(std::sync::atomic::AtomicI64);
 

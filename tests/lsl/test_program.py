@@ -111,6 +111,44 @@ def test_only_streams_that_are_asked_for_are_recorded_and_numbers_are_numbers(st
     assert {marker["stream"] for _, marker in markers(session.file)} == {"StimNumbers"}
 
 
+def test_a_recording_that_requires_a_stream_of_markers_waits_for_it(start) -> None:
+    session = start("waits", f"{MARKERS}required = true\n").started()
+    wait_for("the recording to wait", lambda: 'no sign of a stream of markers' in session.log.read_text())
+    assert not list(session.folder.glob("sessions/*.h5"))
+    # Those that come before the recording has begun belong to none.
+    sender = Sender("StimLate", "stim-late", 0, 60)
+    wait_for("the recording to begin", lambda: "recording_started" in session.log.read_text())
+    sender.sent()
+    found = wait_for("the last marker", lambda: (m := markers(session.file)) and m[-1][1]["value"] == "marker 59" and m)
+    assert [marker["value"] for _, marker in found] == [f"marker {n}" for n in range(60 - len(found), 60)]
+    sender.kill()
+    assert session.end()["state"] == "ok"
+
+
+def test_a_required_stream_that_never_comes_ends_the_session_unless_somebody_decides_otherwise(tmp_path: Path) -> None:
+    text = CONFIG.format(name="never", backend="none", lsl=f"{MARKERS}required = true")
+    text = text.replace('reserve = "1MB"', 'reserve = "1MB"\nrequire_within = "200ms"')
+    (tmp_path / "never.toml").write_text(text)
+
+    def run(*more: str) -> tuple[int, dict]:
+        command = [PROGRAM, "run", "never.toml", "--json", "--no-ui", *more]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
+        return done.returncode, json.loads(done.stdout)
+
+    code, report = run()
+    assert code == 3 and 'no sign of a stream of markers with type "Markers", name "Stim*"' in report["stop_reason"], report
+    assert not list(tmp_path.glob("sessions/*.h5"))
+    code, report = run("--override", "stimuli come by hand", "--by", "Ada", "--duration", "1s")
+    assert code == 4, report
+    (path,) = tmp_path.glob("sessions/*.h5")
+    with youquanti.load(path) as session:
+        assert session.overridden == {
+            "reason": "stimuli come by hand",
+            "by": "Ada",
+            "missing": ['a stream of markers with type "Markers", name "Stim*": not waited for'],
+        }
+
+
 def test_ten_thousand_markers_a_second_are_recorded_or_counted(start) -> None:
     session = start("flood", MARKERS).started()
     outlet = pylsl.StreamOutlet(pylsl.StreamInfo("StimFlood", "Markers", 1, 0, "string", "flood"), max_buffered=3600)
