@@ -2,7 +2,7 @@
 
 A machine records onto an ext4 disk of its own and is killed, QEMU and all, so that its memory is lost. Every write and flush that
 the disk got is logged. From the log come the states that a disk with a cache may be in when the power goes: everything up to a
-flush, and of what came after it any part, in pages. Another machine mounts each of them, which replays ext4's journal. What was
+flush, and of what came after it any part, in sectors or pages. Another machine mounts each of them, which replays ext4's journal. What was
 safe is in the log, too: after each flush of the recorder a line is written to the end of the disk, behind the file system.
 
 `POWER_LOSSES=200` looks at so many states, `SEED=2` at others.
@@ -36,7 +36,6 @@ SEED = int(os.environ.get("SEED", "1"))
 DISKS = 8
 
 SECTOR = 512
-#: What a disk is taken to write as a whole.
 PAGE = 4096
 #: Who says what is safe. `session` is the program itself, which counts rows; the others are of `session-rows`, which counts frames.
 WRITERS = ("session", "plain", "deflate")
@@ -84,25 +83,28 @@ class State:
     files: Path
 
 
-def lose_power(base: Path, written: list[Entry], cut: int, kept: float, dice: random.Random, image: Path) -> dict[str, int]:
+def lose_power(
+    base: Path, written: list[Entry], cut: int, kept: float, whole: int, dice: random.Random, image: Path
+) -> dict[str, int]:
     """Makes the disk as it is when the power goes after so many entries, and a share of what was not flushed is on it.
 
-    Returns what had been safe by then.
+    The disk writes so many bytes as a `whole`. Returns what had been safe by then.
     """
     shutil.copy(base, image)
     flushed = max((k for k in range(cut) if written[k].flush), default=-1)
     safe: dict[str, int] = {}
     with image.open("r+b") as disk:
         for k, entry in enumerate(written[:cut]):
-            for start in range(0, len(entry.data), PAGE):
-                page = entry.data[start : start + PAGE]
-                if entry.offset >= FILE_SYSTEM:
-                    # Of a writer that has said nothing yet there are zeros.
-                    for writer, count in re.findall(r"([a-z]+) ([0-9]+) ", page.decode()):
-                        safe[writer] = int(count)
-                elif k <= flushed or dice.random() < kept:
+            if entry.offset >= FILE_SYSTEM:
+                # Of a writer that has said nothing yet there are zeros.
+                for writer, count in re.findall(r"([a-z]+) ([0-9]+) ", entry.data.decode()):
+                    safe[writer] = int(count)
+                continue
+            step = max(len(entry.data), 1) if k <= flushed else whole
+            for start in range(0, len(entry.data), step):
+                if k <= flushed or dice.random() < kept:
                     disk.seek(entry.offset + start)
-                    disk.write(page)
+                    disk.write(entry.data[start : start + step])
     return safe
 
 
@@ -153,16 +155,19 @@ def look_at(scenario: Callable[[str], Machine], folder: Path, base: Path, writte
     dice = random.Random(SEED)
     first = next(k for k, entry in enumerate(written) if entry.offset >= FILE_SYSTEM)
     # The moment of the kill itself, in which all that the disk was given is on it; then any other.
-    losses = [(len(written), 1.0)]
-    losses += [(dice.randrange(first, len(written)), dice.choice([0.0, dice.random(), 1.0])) for _ in range(LOSSES - 1)]
+    losses = [(len(written), 1.0, PAGE)]
+    losses += [
+        (dice.randrange(first, len(written)), dice.choice([0.0, dice.random(), dice.random(), 1.0]), dice.choice([SECTOR, PAGE]))
+        for _ in range(LOSSES - 1)
+    ]
     for start in range(0, len(losses), DISKS):
         machine = scenario(f"mounted {start}")
         batch = []
-        for k, (cut, kept) in enumerate(losses[start : start + DISKS]):
+        for k, (cut, kept, whole) in enumerate(losses[start : start + DISKS]):
             image = folder / f"{k}.img"
-            safe = lose_power(base, written, cut, kept, dice, image)
+            safe = lose_power(base, written, cut, kept, whole, dice, image)
             batch.append(State(image, safe, machine.share / f"disk{k}"))
-            print(f"loss {start + k}: after {cut} of {len(written)} writes and flushes, {kept:.0%} of what was not flushed; safe: {safe}")
+            print(f"loss {start + k}: after {cut} of {len(written)} writes and flushes, {kept:.0%} of what was not flushed, by {whole}; safe: {safe}")
         machine.run(
             """
             number=0
@@ -208,7 +213,7 @@ def test_the_session_and_its_video_are_there(states: list[State]) -> None:
     looked_at = 0
     for state in states:
         safe = state.safe.get("session", 0)
-        paths = list(state.files.glob("session_*.h5"))
+        paths = list(state.files.glob("session_*Z.h5"))
         assert paths or not safe, f"{state.files}: the file is gone"
         for path in paths:
             with youquanti.load(path) as session:
@@ -220,3 +225,11 @@ def test_the_session_and_its_video_are_there(states: list[State]) -> None:
             with youquanti.load(recovered(path)) as copy:
                 assert np.array_equal(copy.cameras["cam"].frames["seq"], seqs)
     assert looked_at > 0
+    # At the kill, frames of seconds: without a flush of their own they would still have been in memory.
+    (video,) = states[0].files.glob("session_*.cam.000.mkv")
+    (session,) = states[0].files.glob("session_*Z.h5")
+    with youquanti.load(session) as loaded:
+        rows = len(loaded.cameras["cam"].video)
+    frames = video.read_bytes().count(b"\xff\xd8\xff")
+    print(f"video at the kill: {frames} frames in the file, {rows} rows")
+    assert frames > 0
