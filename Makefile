@@ -49,7 +49,7 @@ embed-test: build ## a program outside the workspace that depends on the library
 
 # UPDATE=1: also write benches/results/fault-matrix.md anew, simulated cameras first
 test-cameras: setup-test build ## the program on real V4L2 cameras, in a virtual machine (brings QEMU and a kernel)
-	cargo build $(CARGO_FLAGS) -p youquanti-actors --example grab
+	cargo build $(CARGO_FLAGS) -p youquanti-actors --example grab --example session-rows
 ifdef UPDATE
 	target/release/youquanti chaos --markdown benches/results/fault-matrix.md
 endif

@@ -114,8 +114,10 @@ def states(scenario: Callable[[str], Machine], tmp_path_factory: pytest.TempPath
     base, disk, log = folder / "base.img", folder / "disk.img", folder / "disk.log"
     with base.open("wb") as file:
         file.truncate(DISK)
+    mkfs = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/sbin:/usr/sbin")
+    assert mkfs, "mkfs.ext4 is missing: apt-get install e2fsprogs"
     options = ["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"]
-    subprocess.run(["mkfs.ext4", *options, base, str(FILE_SYSTEM // 1024)], check=True, env={**os.environ, "PATH": f"{os.environ['PATH']}:/sbin:/usr/sbin"})
+    subprocess.run([mkfs, *options, base, str(FILE_SYSTEM // 1024)], check=True)
     shutil.copy(base, disk)
     recording = scenario("recording")
     camera = v4l2("cam", "SN0000", "MJPG", f"{WIDTH}x{HEIGHT}", fps=10)

@@ -28,7 +28,7 @@ vm_dependency() { # PACKAGE BEGINNING: the package that PACKAGE depends on
 }
 
 vm_qemu() {
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-system-x86
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-system-x86 e2fsprogs
 }
 
 vm_kernel() { # CACHE
