@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use session_rows::*;
+use youquanti_actors::dice::Dice;
 use youquanti_actors::session_file::{
     Compression, Gap, Opened, Participant, Recovery, SessionFileError, SessionReader, SessionWriter,
     abandoned_files, quality_item, recover, recovered_path,
@@ -19,14 +20,7 @@ use youquanti_models::time::Timestamp;
 fn write(path: &Path, compression: Compression, frames: u64) -> SessionWriter {
     let mut writer = create(path, &["right", "left"], options(compression)).unwrap();
     for seq in 0..frames {
-        for camera in 0..2 {
-            writer.append_frame(&meta(camera, seq)).unwrap();
-            writer.append_faces(&found(camera, seq, 2), &participants(2)).unwrap();
-            let at = meta(camera, seq).captured_at;
-            writer.append_video(CameraId(camera), video(seq, at)).unwrap();
-        }
-        writer.append_synchrony(&window(seq)).unwrap();
-        writer.append_event(START, "session", "event", &format!("{{\"n\":{seq}}}")).unwrap();
+        append(&mut writer, seq);
         if seq % 100 == 99 {
             writer.flush(Timestamp(START.0 + seq)).unwrap();
         }
@@ -48,6 +42,18 @@ fn write(path: &Path, compression: Compression, frames: u64) -> SessionWriter {
         })
         .unwrap();
     writer
+}
+
+/// A frame of each camera, and what comes with it.
+fn append(writer: &mut SessionWriter, seq: u64) {
+    for camera in 0..2 {
+        writer.append_frame(&meta(camera, seq)).unwrap();
+        writer.append_faces(&found(camera, seq, 2), &participants(2)).unwrap();
+        let at = meta(camera, seq).captured_at;
+        writer.append_video(CameraId(camera), video(seq, at)).unwrap();
+    }
+    writer.append_synchrony(&window(seq)).unwrap();
+    writer.append_event(START, "session", "event", &format!("{{\"n\":{seq}}}")).unwrap();
 }
 
 /// As a killed program leaves it: what HDF5 holds back is never written.
@@ -173,7 +179,7 @@ fn broken_off_nothing_is_left_behind() {
     let mut left: Vec<_> =
         std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
-    assert_eq!(left, ["killed.h5", "live.h5"]);
+    assert_eq!(left, ["killed.h5", "live.h5", "live.h5.shadow"]);
 }
 
 /// Of a file that was cut to a share of its length, what is there is saved, and what is not is said.
@@ -212,6 +218,60 @@ fn of_a_truncated_file_what_is_there_is_saved_and_the_rest_is_named() {
             [frames_before, faces_before] = [frames, faces];
         }
     }
+}
+
+/// What a disk may hold when its power goes in the middle of a flush: any of its sectors as they were before it, any as they
+/// are after it.
+fn torn(before: &[u8], after: &[u8], kept: f64, dice: &mut Dice) -> Vec<u8> {
+    let mut mixed = after.to_vec();
+    for (sector, bytes) in mixed.chunks_mut(512).enumerate() {
+        if dice.unit() >= kept {
+            let old = before.get(sector * 512..).unwrap_or_default();
+            let there = old.len().min(bytes.len());
+            bytes[..there].copy_from_slice(&old[..there]);
+            bytes[there..].fill(0);
+        }
+    }
+    mixed
+}
+
+#[test]
+fn a_flush_that_a_loss_of_power_tears_costs_no_row_of_the_one_before() {
+    let mut dice = Dice::new(1);
+    let (mut torn_tables, mut files) = (0, 0);
+    for compression in [Compression::None, Compression::Deflate] {
+        let folder = tempfile::tempdir().unwrap();
+        let (live, shadow) = (folder.path().join("live.h5"), folder.path().join("live.h5.shadow"));
+        let mut writer = write(&live, compression, 100);
+        for flushed in (120..200_u64).step_by(20) {
+            let faces = {
+                writer.flush(Timestamp(START.0 + flushed)).unwrap();
+                SessionReader::open(&live).unwrap().face_count(0)
+            };
+            let (before, shadow) = (std::fs::read(&live).unwrap(), std::fs::read(&shadow).unwrap());
+            let frames = SessionReader::open(&live).unwrap().frame_count(0);
+            (frames..flushed + 20).for_each(|seq| append(&mut writer, seq));
+            writer.flush(Timestamp(START.0 + flushed + 1)).unwrap();
+            let after = std::fs::read(&live).unwrap();
+            for kept in [0.1, 0.5, 0.9] {
+                files += 1;
+                let bytes = torn(&before, &after, kept, &mut dice);
+                let alone = folder.path().join(format!("alone{files}.h5"));
+                std::fs::write(&alone, &bytes).unwrap();
+                torn_tables += usize::from(!save(&alone).is_ok_and(|recovery| recovery.lost.is_empty()));
+                let path = folder.path().join(format!("torn{files}.h5"));
+                std::fs::write(&path, &bytes).unwrap();
+                std::fs::write(folder.path().join(format!("torn{files}.h5.shadow")), &shadow).unwrap();
+                let recovery = save(&path).unwrap();
+                assert_eq!(recovery.lost, [""; 0], "{path:?}");
+                let saved = check_rows(&recovery.to);
+                assert!(saved[0] >= frames && saved[1] >= faces, "{saved:?} of {frames}, {faces}");
+                assert!(std::fs::read(&path).unwrap() == bytes, "the original is untouched");
+            }
+        }
+    }
+    println!("{files} torn flushes; without a shadow {torn_tables} would have cost tables");
+    assert!(torn_tables > 0, "nothing was torn: the test shows nothing");
 }
 
 #[test]

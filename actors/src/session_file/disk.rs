@@ -150,6 +150,11 @@ impl OnDisk {
         }
     }
 
+    /// What it holds.
+    pub(super) fn handle(&self) -> &File {
+        &self.handle
+    }
+
     /// Waits until everything that was written is on the disk.
     pub(super) fn sync(&self) -> Result<(), SessionFileError> {
         self.handle.sync_data().map_err(|source| SessionFileError::Sync { path: self.path.clone(), source })

@@ -10,6 +10,7 @@ mod inspect;
 mod reader;
 mod recover;
 mod schema;
+mod shadow;
 mod superblock;
 mod table;
 mod writer;

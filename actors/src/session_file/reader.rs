@@ -526,11 +526,21 @@ pub(super) type Commit = (Timestamp, BTreeMap<String, u64>);
 fn read_committed(file: &File) -> Result<Option<Commit>, SessionFileError> {
     let dataset = file.dataset(COMMITTED).map_err(failed_to("open", COMMITTED))?;
     let Some(newest) = dataset.shape().first().and_then(|rows| rows.checked_sub(1)) else { return Ok(None) };
-    commit_of(&dataset, newest).map(Some)
+    whole_commit(&dataset, newest).map(Some)
+}
+
+/// The newest whole row of `/committed` up to this one. A loss of power may leave a part of a row, in which there are zeros: it counts
+/// less than the row before, which no commit does.
+pub(super) fn whole_commit(dataset: &Dataset, row: usize) -> Result<Commit, SessionFileError> {
+    let newest = commit_of(dataset, row)?;
+    let Some(before) = row.checked_sub(1) else { return Ok(newest) };
+    let before = commit_of(dataset, before)?;
+    let grows = before.1.iter().all(|(table, rows)| newest.1.get(table) >= Some(rows));
+    Ok(if grows { newest } else { before })
 }
 
 /// One row of `/committed`.
-pub(super) fn commit_of(dataset: &Dataset, row: usize) -> Result<Commit, SessionFileError> {
+fn commit_of(dataset: &Dataset, row: usize) -> Result<Commit, SessionFileError> {
     let row: Vec<u64> = read_rows(dataset, row..row + 1).map_err(failed_to("read", COMMITTED))?;
     let columns: Vec<Label> = read_list(dataset, COLUMNS)?;
     let mut rows: BTreeMap<String, u64> = columns.iter().map(text_of).zip(row).collect();

@@ -2,7 +2,8 @@
 //! and a list of what cannot. The original is never changed.
 //!
 //! Copies tables chunk by chunk, up to the rows that were committed. Rows of a chunk that is gone are left out, of
-//! all tables that belong together, so that row i of one stays with row i of the others.
+//! all tables that belong together, so that row i of one stays with row i of the others. Where something is lost that way, the
+//! file's shadow, if there is one, brings back its last flush.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -14,8 +15,9 @@ use hdf5::{Dataset, File, Group, H5Type, Location};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
-use super::reader::{commit_of, open_swmr, read_list, read_number, read_rows, read_text};
+use super::reader::{open_swmr, read_list, read_number, read_rows, read_text, whole_commit};
 use super::schema::*;
+use super::shadow::Image;
 use super::table::{Table, TableLayout};
 use super::writer::{array_attribute, number, text_attribute};
 use super::{SessionFileError, failed_to, superblock};
@@ -104,7 +106,8 @@ pub fn recover(
         Err(fs::TryLockError::Error(_)) => {}
     }
     let part = beside(to, ".part");
-    for left_behind in [&part, &beside(to, ".repaired")] {
+    let (restored, second_part) = (beside(to, ".restored"), beside(to, ".part2"));
+    for left_behind in [&part, &second_part, &restored, &beside(to, ".repaired")] {
         match fs::remove_file(left_behind) {
             Ok(()) => {
                 tracing::info!(path = %left_behind.display(), "removed what was left of an earlier attempt")
@@ -113,8 +116,29 @@ pub fn recover(
             Err(source) => return Err(SessionFileError::Create { path: to.to_owned(), source }),
         }
     }
-    let made = Source::open(from, length, &beside(to, ".repaired"))
-        .and_then(|source| copy_all(&source, &part, progress));
+    let repaired = beside(to, ".repaired");
+    let mut made =
+        Source::open(from, from, length, &repaired).and_then(|source| copy_all(&source, &part, progress));
+    let is_interrupted = matches!(made, Err(SessionFileError::Interrupted));
+    let is_whole = made.as_ref().is_ok_and(|(_, lost)| lost.is_empty());
+    if !is_whole
+        && !is_interrupted
+        && let Some(image) = Image::newest(from).map_err(unreadable)?
+    {
+        let failed = |source| SessionFileError::Create { path: to.to_owned(), source };
+        let temporary = Temporary::copy(from, &restored).map_err(failed)?;
+        image.put_over(&restored).map_err(failed)?;
+        let length = fs::metadata(&restored).map_err(failed)?.len();
+        let second = Source::open(&restored, from, length, &repaired)
+            .and_then(|source| copy_all(&source, &second_part, progress));
+        drop(temporary);
+        if is_better(&second, &made) {
+            fs::rename(&second_part, &part).map_err(failed)?;
+            made = second;
+        } else if let Err(error) = fs::remove_file(&second_part) {
+            tracing::debug!(%error, "there was no second copy");
+        }
+    }
     let recovery = made.and_then(|(tables, lost)| {
         let failed = |source| SessionFileError::Create { path: to.to_owned(), source };
         fs::File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
@@ -127,6 +151,19 @@ pub fn recover(
         // The error that is returned says more than a failure to remove half a copy.
         fs::remove_file(&part).ok();
     })
+}
+
+/// Whether a second attempt saved more than the first.
+fn is_better(second: &Result<Saved, SessionFileError>, first: &Result<Saved, SessionFileError>) -> bool {
+    let rows = |(tables, _): &Saved| tables.iter().map(|table| table.rows).sum::<u64>();
+    match (second, first) {
+        (Ok(second), Ok(first)) => {
+            let is_whole = second.1.is_empty();
+            is_whole || (rows(second), first.1.len()) > (rows(first), second.1.len())
+        }
+        (Ok(_), Err(_)) | (Err(SessionFileError::Interrupted), _) => true,
+        (Err(_), _) => false,
+    }
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {
@@ -147,6 +184,16 @@ struct Source {
 
 struct Temporary(PathBuf);
 
+impl Temporary {
+    /// A copy of a file that has not been there before.
+    fn copy(from: &Path, to: &Path) -> std::io::Result<Self> {
+        OpenOptions::new().write(true).create_new(true).open(to)?;
+        let temporary = Self(to.to_owned());
+        fs::copy(from, to)?;
+        Ok(temporary)
+    }
+}
+
 impl Drop for Temporary {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.0) {
@@ -156,8 +203,9 @@ impl Drop for Temporary {
 }
 
 impl Source {
-    fn open(path: &Path, length: u64, repaired: &Path) -> Result<Self, SessionFileError> {
-        let opened = |file, repaired| Self { file, path: path.to_owned(), length, _repaired: repaired };
+    /// Opens a file, or a copy of it, that people know as `name`.
+    fn open(path: &Path, name: &Path, length: u64, repaired: &Path) -> Result<Self, SessionFileError> {
+        let opened = |file, repaired| Self { file, path: name.to_owned(), length, _repaired: repaired };
         let plainly = match File::open(path) {
             Ok(file) => return Ok(opened(file, None)),
             Err(error) => error,
@@ -167,10 +215,8 @@ impl Source {
         }
         // It is shorter than it says. A copy that tells the truth can be opened.
         let failed = |source| SessionFileError::Create { path: repaired.to_owned(), source };
-        OpenOptions::new().write(true).create_new(true).open(repaired).map_err(failed)?;
-        let temporary = Temporary(repaired.to_owned());
-        fs::copy(path, repaired).map_err(failed)?;
-        let refused = |source| SessionFileError::Open { path: path.to_owned(), source };
+        let temporary = Temporary::copy(path, repaired).map_err(failed)?;
+        let refused = |source| SessionFileError::Open { path: name.to_owned(), source };
         if superblock::close_copy(repaired).is_err() {
             return Err(refused(plainly));
         }
@@ -272,7 +318,7 @@ fn newest_commit(source: &Source, lost: &mut Vec<String>) -> Option<(u64, BTreeM
             (0..rows).rev().filter(|row| good.get(row / chunk_rows::SMALL).copied().unwrap_or(false));
         // A row of an unreadable chunk is as unreadable as its neighbours: few are tried.
         let mut tried = readable.take(2 * chunk_rows::SMALL);
-        tried.find_map(|row| commit_of(&dataset, row).ok())
+        tried.find_map(|row| whole_commit(&dataset, row).ok())
     });
     if found.is_none() {
         lost.push(

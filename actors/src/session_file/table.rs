@@ -27,6 +27,8 @@ pub(super) struct Table<T> {
     deflate: bool,
     waiting: Vec<T>,
     written: u64,
+    /// Chunks whose place has been told for good.
+    told: usize,
 }
 
 impl<T: H5Type + Copy> Table<T> {
@@ -55,6 +57,7 @@ impl<T: H5Type + Copy> Table<T> {
             deflate,
             waiting: Vec::with_capacity(chunk_rows * row_len),
             written: 0,
+            told: 0,
         })
     }
 
@@ -113,6 +116,20 @@ impl<T: H5Type + Copy> Table<T> {
     /// each rewriting of a compressed chunk leaves the space of the old one unused.
     pub(super) fn write_whole_chunks(&mut self) -> Result<(), hdf5::Error> {
         if self.deflate { Ok(()) } else { self.write_out() }
+    }
+
+    /// Tells place and bytes of the chunks that came since the last time, or that moved. After a flush alone.
+    pub(super) fn tell_chunks(&mut self, tell: &mut impl FnMut(u64, u64)) -> Result<(), hdf5::Error> {
+        let written = self.written as usize;
+        let chunks = written.div_ceil(self.chunk_rows);
+        for chunk in self.told..chunks {
+            let found = self.dataset.chunk_info(chunk).filter(|found| found.addr != u64::MAX);
+            let found = found.ok_or_else(|| hdf5::Error::from(format!("chunk {chunk} has no place")))?;
+            tell(found.addr, found.size);
+        }
+        // A compressed chunk that is not complete moves each time that it is written.
+        self.told = if self.deflate { written / self.chunk_rows } else { chunks };
+        Ok(())
     }
 
     /// Elements until the chunk at the table's end is complete.

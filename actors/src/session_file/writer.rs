@@ -6,6 +6,7 @@
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
+use hdf5::plist::file_create::FileSpaceStrategy;
 use hdf5::types::FixedUnicode;
 use hdf5::{File, Group, H5Type, Location};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -26,6 +27,7 @@ use crate::synchrony::{Likeness, SynchronyOptions, SynchronyWindow};
 
 use super::disk::{DiskSpace, OnDisk};
 use super::schema::*;
+use super::shadow::Shadow;
 use super::table::{Table, TableLayout};
 use super::{SessionFileError, failed_to};
 
@@ -237,8 +239,9 @@ pub struct SessionWriter {
     commit_row: Vec<u64>,
     file: File,
     path: PathBuf,
-    /// None while the file does not have its name yet.
+    /// None while the file does not have its name yet; so, too, the next.
     on_disk: Option<OnDisk>,
+    shadow: Option<Shadow>,
     space: DiskSpace,
     /// Bytes appended since free space was last looked at.
     unchecked_bytes: u64,
@@ -263,7 +266,10 @@ impl SessionWriter {
         let made = Self::fill(path, &unfinished, header).and_then(|mut writer| {
             match renameat_with(CWD, &unfinished, CWD, path, RenameFlags::NOREPLACE) {
                 Ok(()) => {
+                    // Both names are made safe with the folder.
+                    writer.shadow = Some(Shadow::create(path)?);
                     writer.on_disk = Some(OnDisk::hold(path)?);
+                    writer.cast_shadow()?;
                     Ok(writer)
                 }
                 Err(Errno::EXIST) => Err(SessionFileError::AlreadyExists { path: path.to_owned() }),
@@ -282,6 +288,7 @@ impl SessionWriter {
         let space = DiskSpace::set_aside(path, header.options.reserve_bytes.max(4 * waiting))?;
         let file = File::with_options()
             .with_fapl(|access| access.libver_v110())
+            .with_fcpl(|creation| creation.file_space_strategy(WHOLE_PAGES))
             .create(unfinished)
             .map_err(failed_to("create", path.display().to_string()))?;
         write_header(&file, header)?;
@@ -310,6 +317,7 @@ impl SessionWriter {
             file,
             path: path.to_owned(),
             on_disk: None,
+            shadow: None,
             space,
             unchecked_bytes: 0,
             state: State::Recording,
@@ -570,6 +578,9 @@ impl SessionWriter {
                 on_disk.sync()?;
             }
         }
+        if let Some(shadow) = self.shadow {
+            shadow.remove();
+        }
         summary.file_bytes = std::fs::metadata(&summary.path).map_or(0, |meta| meta.len());
         Ok(summary)
     }
@@ -703,13 +714,40 @@ impl SessionWriter {
         self.committed.write_out().map_err(failed_to("write rows to", COMMITTED))?;
         self.committed.dataset().flush().map_err(failed_to("flush", COMMITTED))?;
         self.sync()?;
+        self.cast_shadow()?;
         Ok(after - before)
+    }
+
+    /// Copies what a loss of power in the next flush may tear; last of all, because it has to be of what is safe.
+    fn cast_shadow(&mut self) -> Result<(), SessionFileError> {
+        let (Some(on_disk), Some(shadow)) = (&self.on_disk, &mut self.shadow) else { return Ok(()) };
+        let mut tell = |at, bytes| shadow.note_rows(at, bytes);
+        let told = (|| {
+            self.cameras.iter_mut().try_for_each(|camera| camera.tell_chunks(&mut tell))?;
+            self.participants.tell_chunks(&mut tell)?;
+            self.markers.tell_chunks(&mut tell)?;
+            self.events.tell_chunks(&mut tell)?;
+            self.gaps.tell_chunks(&mut tell)?;
+            self.text.tell_chunks(&mut tell)?;
+            self.ledger.tell_chunks(&mut tell)?;
+            self.quality.tell_chunks(&mut tell)?;
+            self.clock.tell_chunks(&mut tell)?;
+            self.stop.tell_chunks(&mut tell)?;
+            self.committed.tell_chunks(&mut tell)?;
+            self.synchrony.iter_mut().try_for_each(|synchrony| synchrony.tell_chunks(&mut tell))
+        })();
+        told.map_err(failed_to("find the chunks of", self.path.display().to_string()))?;
+        shadow.write(on_disk.handle())
     }
 
     fn sync(&self) -> Result<(), SessionFileError> {
         self.on_disk.as_ref().map_or(Ok(()), OnDisk::sync)
     }
 }
+
+/// Pieces of metadata never cross a page of 4 KiB, HDF5's usual size of one, which a disk writes as a whole.
+const WHOLE_PAGES: FileSpaceStrategy =
+    FileSpaceStrategy::FreeSpaceManager { paged: true, persist: false, threshold: 1 };
 
 impl CameraTables {
     /// Its columns of `/committed`, see [`committed_columns`].
@@ -805,6 +843,16 @@ impl CameraTables {
             self.head_pose.append(face.head_pose.as_flattened())?;
         }
         Ok(())
+    }
+
+    fn tell_chunks(&mut self, tell: &mut impl FnMut(u64, u64)) -> Result<(), hdf5::Error> {
+        self.frames.tell_chunks(tell)?;
+        self.video.tell_chunks(tell)?;
+        self.results.tell_chunks(tell)?;
+        self.faces.tell_chunks(tell)?;
+        self.landmarks.tell_chunks(tell)?;
+        self.blendshapes.tell_chunks(tell)?;
+        self.head_pose.tell_chunks(tell)
     }
 
     /// Hands waiting rows to HDF5; an incomplete compressed chunk only now and then, or for the last time.
@@ -911,6 +959,12 @@ impl SynchronyTables {
         self.row.clear();
         self.row.extend(window.likeness.iter().flat_map(Likeness::columns));
         self.values.append(&self.row)
+    }
+
+    fn tell_chunks(&mut self, tell: &mut impl FnMut(u64, u64)) -> Result<(), hdf5::Error> {
+        self.pairs.tell_chunks(tell)?;
+        self.windows.tell_chunks(tell)?;
+        self.values.tell_chunks(tell)
     }
 
     fn write_out(&mut self) -> Result<(), hdf5::Error> {

@@ -690,7 +690,10 @@ def _read_committed(file: h5py.File) -> dict[str, int]:
     if len(committed) == 0:
         raise SessionError(f"{file.filename} is not a session file: nothing was ever committed to it")
     columns = [_text(column) for column in committed.attrs["columns"]]
-    return {column: int(count) for column, count in zip(columns, committed[-1], strict=True)}
+    newest, before = committed[-1], committed[-2:][0]
+    # A loss of power may leave a part of a row, and zeros: it counts less than the row before, which no commit does.
+    whole = newest if np.all(newest[1:] >= before[1:]) else before
+    return {column: int(count) for column, count in zip(columns, whole, strict=True)}
 
 
 def _stamp_offset(attributes: h5py.AttributeManager) -> StampOffset | None:
