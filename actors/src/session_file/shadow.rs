@@ -16,6 +16,9 @@ use super::SessionFileError;
 /// Both places lie in one file, in stripes of so many bytes by turns, so that each may grow.
 const STRIPE: usize = 64 << 10;
 
+/// Bytes of a page of the session file.
+pub(super) const PAGE: u64 = 4096;
+
 const MAGIC: [u8; 8] = *b"yqshadow";
 
 /// Magic, number, length of what follows, and the sum of all three.
@@ -49,9 +52,10 @@ impl Shadow {
         Ok(Self { file, path, number: 0, rows: Spans::default(), image: Vec::new() })
     }
 
-    /// Rows lie there, and never anything else.
+    /// Rows lie there. Where HDF5 keeps rows and everything else in pages of their own, nothing else ever lies in those pages.
     pub(super) fn note_rows(&mut self, at: u64, bytes: u64) {
-        self.rows.insert(at, at.saturating_add(bytes));
+        let end = at.saturating_add(bytes).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        self.rows.insert(at - at % PAGE, end);
     }
 
     /// Copies everything else of the session file, which is safe on its disk, and waits until the copy is, too.
@@ -225,7 +229,7 @@ mod tests {
             let content: Vec<u8> = (0..400_000_u32).map(|k| (k * 7 % 251) as u8).collect();
             let moments = [1, 2, 3].map(|k| content.iter().map(|byte| byte ^ k).collect::<Vec<u8>>());
             let mut shadow = Shadow::create(&session).unwrap();
-            shadow.note_rows(1000, rows);
+            shadow.note_rows(PAGE, rows);
             for moment in &moments {
                 fs::write(&session, moment).unwrap();
                 shadow.write(&fs::File::open(&session).unwrap()).unwrap();
@@ -234,7 +238,8 @@ mod tests {
                 fs::write(&copy, &content).unwrap();
                 Image::newest(&session).unwrap().unwrap().put_over(&copy).unwrap();
                 let found = fs::read(&copy).unwrap();
-                let is_row = |k: usize| (1000..1000 + rows as usize).contains(&k);
+                let page = PAGE as usize;
+            let is_row = |k: usize| (page..page + (rows as usize).next_multiple_of(page)).contains(&k);
                 (0..content.len()).all(|k| found[k] == if is_row(k) { content[k] } else { expected[k] })
             };
             prop_assert!(check(&moments[2]));

@@ -27,7 +27,7 @@ use crate::synchrony::{Likeness, SynchronyOptions, SynchronyWindow};
 
 use super::disk::{DiskSpace, OnDisk};
 use super::schema::*;
-use super::shadow::Shadow;
+use super::shadow::{PAGE, Shadow};
 use super::table::{Table, TableLayout};
 use super::{SessionFileError, failed_to};
 
@@ -288,7 +288,7 @@ impl SessionWriter {
         let space = DiskSpace::set_aside(path, header.options.reserve_bytes.max(4 * waiting))?;
         let file = File::with_options()
             .with_fapl(|access| access.libver_v110())
-            .with_fcpl(|creation| creation.file_space_strategy(WHOLE_PAGES))
+            .with_fcpl(|creation| creation.file_space_strategy(IN_PAGES).file_space_page_size(PAGE))
             .create(unfinished)
             .map_err(failed_to("create", path.display().to_string()))?;
         write_header(&file, header)?;
@@ -745,8 +745,9 @@ impl SessionWriter {
     }
 }
 
-/// Pieces of metadata never cross a page of 4 KiB, HDF5's usual size of one, which a disk writes as a whole.
-const WHOLE_PAGES: FileSpaceStrategy =
+/// Rows and metadata lie in pages of their own, which no small piece of metadata crosses: so a disk that writes pages as a whole tears
+/// none, and the shadow knows what is not rows.
+const IN_PAGES: FileSpaceStrategy =
     FileSpaceStrategy::FreeSpaceManager { paged: true, persist: false, threshold: 1 };
 
 impl CameraTables {
