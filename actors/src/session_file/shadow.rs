@@ -39,8 +39,8 @@ pub(super) struct Shadow {
     number: u64,
     /// Where rows are, or were.
     rows: Spans,
-    /// What is written, made anew each time in the same memory.
-    image: Vec<u8>,
+    /// What is in each place. Of a long session most stays the same: only pages that changed are written.
+    images: [Vec<u8>; 2],
 }
 
 impl Shadow {
@@ -49,7 +49,7 @@ impl Shadow {
         let path = path_of(session);
         let opened = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
         let file = opened.map_err(|source| SessionFileError::Create { path: path.clone(), source })?;
-        Ok(Self { file, path, number: 0, rows: Spans::default(), image: Vec::new() })
+        Ok(Self { file, path, number: 0, rows: Spans::default(), images: [Vec::new(), Vec::new()] })
     }
 
     /// Rows lie there. Where HDF5 keeps rows and everything else in pages of their own, nothing else ever lies in those pages.
@@ -61,10 +61,15 @@ impl Shadow {
     /// Copies everything else of the session file, which is safe on its disk, and waits until the copy is, too.
     pub(super) fn write(&mut self, session: &fs::File) -> Result<(), SessionFileError> {
         self.number += 1;
-        let written = take_image(&mut self.image, self.number, session, &self.rows).and_then(|()| {
-            let place = self.number % 2;
-            for (stripe, part) in (0..).zip(self.image.chunks(STRIPE)) {
-                self.file.write_all_at(part, (2 * stripe + place) * STRIPE as u64)?;
+        let place = (self.number % 2) as usize;
+        let written = take_image(self.number, session, &self.rows).and_then(|image| {
+            let before = std::mem::replace(&mut self.images[place], image);
+            for (page, bytes) in self.images[place].chunks(PAGE as usize).enumerate() {
+                let at = page * PAGE as usize;
+                if before.get(at..at + bytes.len()) != Some(bytes) {
+                    let stripe = 2 * (at / STRIPE) + place;
+                    self.file.write_all_at(bytes, (stripe * STRIPE + at % STRIPE) as u64)?;
+                }
             }
             self.file.sync_data()
         });
@@ -81,28 +86,29 @@ impl Shadow {
     }
 }
 
-/// Head, number of spans, each span's beginning and length, then their bytes.
-fn take_image(image: &mut Vec<u8>, number: u64, session: &fs::File, rows: &Spans) -> io::Result<()> {
+/// Head, the bytes of each span, each span's beginning and length, and their number: what a file grows by comes at the end.
+fn take_image(number: u64, session: &fs::File, rows: &Spans) -> io::Result<Vec<u8>> {
     let spans = rows.between(session.metadata()?.len());
-    image.clear();
+    let bytes: u64 = spans.iter().map(|(from, to)| to - from).sum();
+    let mut image = Vec::with_capacity(HEAD + bytes as usize + 16 * spans.len() + 8);
     image.extend(MAGIC);
     image.extend(number.to_le_bytes());
     image.extend([0; 16]);
-    image.extend((spans.len() as u64).to_le_bytes());
+    for (from, to) in &spans {
+        let start = image.len();
+        image.resize(start + (to - from) as usize, 0);
+        session.read_exact_at(&mut image[start..], *from)?;
+    }
     for (from, to) in &spans {
         image.extend(from.to_le_bytes());
         image.extend((to - from).to_le_bytes());
     }
-    for (from, to) in spans {
-        let start = image.len();
-        image.resize(start + (to - from) as usize, 0);
-        session.read_exact_at(&mut image[start..], from)?;
-    }
+    image.extend((spans.len() as u64).to_le_bytes());
     let length = (image.len() - HEAD) as u64;
     image[16..24].copy_from_slice(&length.to_le_bytes());
-    let sum = sum_of(image);
+    let sum = sum_of(&image);
     image[24..HEAD].copy_from_slice(&sum.to_le_bytes());
-    Ok(())
+    Ok(image)
 }
 
 /// FNV-1a (Fowler, Noll and Vo) of everything but the sum itself, eight bytes at a time.
@@ -145,11 +151,11 @@ impl Image {
         if image.get(..8)? != MAGIC || word(24)? != sum_of(image) {
             return None;
         }
-        let count = usize::try_from(word(HEAD)?).ok()?;
-        let mut at = count.checked_mul(16)?.checked_add(HEAD + 8)?;
-        let mut parts = Vec::new();
+        let count = usize::try_from(word(end.checked_sub(8)?)?).ok()?;
+        let spans = (end - 8).checked_sub(count.checked_mul(16)?).filter(|&spans| spans >= HEAD)?;
+        let (mut at, mut parts) = (HEAD, Vec::new());
         for span in 0..count {
-            let of_span = HEAD + 8 + 16 * span;
+            let of_span = spans + 16 * span;
             let length = usize::try_from(word(of_span + 8)?).ok()?;
             let part = image.get(at..at.checked_add(length)?)?;
             parts.push((word(of_span)?, part.to_vec()));
@@ -245,12 +251,11 @@ mod tests {
             prop_assert!(check(&moments[2]));
             // A part of the third, which is in the odd place, is lost.
             let mut damaged = fs::read(&shadow.path).unwrap();
-            let written = shadow.image.len().div_ceil(STRIPE);
-            let start = (at * shadow.image.len() as f64) as usize;
-            for k in start..(start + bytes).min(shadow.image.len()) {
+            let length = shadow.images[1].len();
+            let start = (at * length as f64) as usize;
+            for k in start..(start + bytes).min(length) {
                 damaged[(2 * (k / STRIPE) + 1) * STRIPE + k % STRIPE] ^= 0x55;
             }
-            prop_assert!(written > 0);
             fs::write(&shadow.path, damaged).unwrap();
             prop_assert!(check(&moments[1]));
             shadow.remove();
