@@ -37,7 +37,9 @@ impl Flushes {
     /// A flush made safe what had come.
     pub(crate) fn flushed(&mut self, began: Timestamp, ended: Timestamp) {
         let took = ended.saturating_since(began);
-        let age = self.oldest_row.take().map_or(Duration::ZERO, |oldest| ended.saturating_since(oldest));
+        // The first row may be one that came with the flush itself.
+        let oldest = self.oldest_row.take().map_or(began, |oldest| oldest.min(began));
+        let age = ended.saturating_since(oldest);
         self.took += took;
         self.figures.flushes += 1;
         self.figures.took_max = self.figures.took_max.max(took);
