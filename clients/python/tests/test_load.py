@@ -367,17 +367,32 @@ def test_a_killed_session_holds_all_that_was_committed(recording: Recording) -> 
         assert session.events[0]["data"] is not None
 
 
+def test_a_commit_of_which_a_part_is_missing_does_not_count(ended: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.h5"
+    torn.write_bytes(ended.read_bytes())
+    with h5py.File(torn, "r+") as file:
+        committed = file["committed"]
+        columns = [name.decode() for name in committed.attrs["columns"]]
+        before, row = committed[-2], committed[-1]
+        row[columns.index("/events") :] = 0
+        committed[-1] = row
+        place = columns.index("/cameras/left/frames")
+        assert 0 < before[place] <= row[place] and before[columns.index("/events")] > 0
+    with youquanti.load(torn) as session:
+        assert len(session.cameras["left"].frames) == before[place]
+        assert len(session.events) == before[columns.index("/events")]
+
+
 def test_a_table_ends_where_the_newest_commit_says(ended: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.h5"
     cut.write_bytes(ended.read_bytes())
     with h5py.File(cut, "r+") as file:
         committed = file["committed"]
         columns = [name.decode() for name in committed.attrs["columns"]]
-        row = committed[-1]
-        row[columns.index("/cameras/left/faces")] = 33
-        row[columns.index("/events")] = 1
-        row[columns.index("/stop")] = 0
-        committed[-1] = row
+        rows = committed[:]
+        for table, most in {"/cameras/left/faces": 33, "/events": 1, "/stop": 0}.items():
+            rows[:, columns.index(table)] = np.minimum(rows[:, columns.index(table)], most)
+        committed[:] = rows
     with youquanti.load(cut) as session:
         left = session.cameras["left"]
         assert (len(left.faces), len(left.landmarks), len(left.frames)) == (33, 33, 90)
