@@ -265,13 +265,15 @@ impl SessionWriter {
         OpenOptions::new().write(true).create_new(true).open(&unfinished).map_err(failed)?;
         let made = Self::fill(path, &unfinished, header).and_then(|mut writer| {
             match renameat_with(CWD, &unfinished, CWD, path, RenameFlags::NOREPLACE) {
-                Ok(()) => {
-                    // Both names are made safe with the folder.
-                    writer.shadow = Some(Shadow::create(path)?);
-                    writer.on_disk = Some(OnDisk::hold(path)?);
-                    writer.cast_shadow()?;
-                    Ok(writer)
-                }
+                Ok(()) => match writer.hold() {
+                    Ok(()) => Ok(writer),
+                    Err(error) => {
+                        // It is ours, and without rows; the error says more than a failure to remove it.
+                        std::fs::remove_file(path).ok();
+                        writer.shadow.into_iter().for_each(Shadow::remove);
+                        Err(error)
+                    }
+                },
                 Err(Errno::EXIST) => Err(SessionFileError::AlreadyExists { path: path.to_owned() }),
                 Err(error) => Err(failed(error.into())),
             }
@@ -280,6 +282,14 @@ impl SessionWriter {
             // The error that is returned says more than a failure to remove a file without rows.
             std::fs::remove_file(&unfinished).ok();
         })
+    }
+
+    /// Takes hold of the file, which has its name now, and makes it safe with its shadow.
+    fn hold(&mut self) -> Result<(), SessionFileError> {
+        // Both names are made safe with the folder.
+        self.shadow = Some(Shadow::create(&self.path)?);
+        self.on_disk = Some(OnDisk::hold(&self.path)?);
+        self.cast_shadow()
     }
 
     /// Turns the empty file `unfinished` into a session file that will be called `path`.
