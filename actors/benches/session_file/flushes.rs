@@ -64,7 +64,7 @@ fn flushes(
     for flush in 0..FLUSHES {
         for seq in flush * FRAMES..(flush + 1) * FRAMES {
             for camera in 0..cameras {
-                writer.append_frame(&meta(camera, seq), None).unwrap();
+                writer.append_frame(&meta(camera, seq)).unwrap();
                 writer.append_faces(&rows.frame(camera, seq, faces), &people).unwrap();
             }
         }

@@ -123,9 +123,12 @@ impl<T: H5Type + Copy> Table<T> {
         let written = self.written as usize;
         let chunks = written.div_ceil(self.chunk_rows);
         for chunk in self.told..chunks {
-            let found = self.dataset.chunk_info(chunk).filter(|found| found.addr != u64::MAX);
-            let found = found.ok_or_else(|| hdf5::Error::from(format!("chunk {chunk} has no place")))?;
-            tell(found.addr, found.size);
+            let mut at = vec![0; 1 + self.row_shape.len()];
+            at[0] = (chunk * self.chunk_rows) as u64;
+            let place = youquanti_hdf5::chunk_place(&self.dataset, &at)?;
+            let (address, bytes) =
+                place.ok_or_else(|| hdf5::Error::from(format!("chunk {chunk} has no place")))?;
+            tell(address, bytes);
         }
         // A compressed chunk that is not complete moves each time that it is written.
         self.told = if self.deflate { written / self.chunk_rows } else { chunks };

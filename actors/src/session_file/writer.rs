@@ -860,6 +860,10 @@ impl CameraTables {
         self.frames.tell_chunks(tell)?;
         self.video.tell_chunks(tell)?;
         self.results.tell_chunks(tell)?;
+        if let Some(pose) = &mut self.pose {
+            pose.rows.tell_chunks(tell)?;
+            pose.points.tell_chunks(tell)?;
+        }
         self.faces.tell_chunks(tell)?;
         self.landmarks.tell_chunks(tell)?;
         self.blendshapes.tell_chunks(tell)?;
