@@ -30,7 +30,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log, shot = Path(folder) / "log.txt", Path(folder) / "shot.png"
         with log.open("wb") as out:
-            command: list[str | Path] = [ROOT / "target/release/youquanti", "run", ROOT / "config/examples/demo.toml"]
+            demo = ROOT / "config/examples/demo.toml"
+            # The demo ends after 20 s, before the plots are full.
+            command: list[str | Path] = [ROOT / "target/release/youquanti", "run", demo, "--duration", "60s"]
             program = subprocess.Popen(command, cwd=folder, stdout=out, stderr=out)
         while not (found := re.search(r"control and figures at http://127\.0\.0\.1:(\d+)/", log.read_text())):
             assert program.poll() is None, log.read_text()
