@@ -635,6 +635,9 @@ impl fmt::Display for Inspection {
             }
             (Some(stop), _) => writeln!(f, "end       closed: {}", stop.verdict)?,
             (None, Opened::Swmr) => writeln!(f, "end       none: being recorded, or cut off")?,
+            (None, Opened::Plain) if header.recovered.is_some() => {
+                writeln!(f, "end       none: the file that was recovered was cut off")?;
+            }
             (None, Opened::Plain) => writeln!(f, "end       none: the recorder failed and closed the file")?,
         }
         writeln!(f, "back end  {} on {}, {}", header.backend, header.backend_device, header.backend_runtime)?;
