@@ -134,16 +134,22 @@ fn bodies_of_a_file_that_was_cut_off_are_recovered() {
     setup.finish(session);
 }
 
+/// A session whose seeker holds the first of so many frames back until its gate is opened.
+fn holding_back(source: &Arc<Source>, frames: u64) -> (Setup, Arc<Seeker>, SessionHandle) {
+    let mut setup = Setup::new(&[source], Stub::free());
+    let seeker = Arc::new(Seeker::default());
+    setup.plan.pose = Some(seeker.plan());
+    let session = setup.start();
+    source.frames(frames);
+    until("it is at work", || seeker.entered.load(Ordering::SeqCst) == 1);
+    (setup, seeker, session)
+}
+
 #[test]
 fn what_takes_long_skips_frames_and_faces_do_not_wait_for_it() {
     let _serial = serially();
     let source = Source::new(Pace::Real);
-    let mut setup = Setup::new(&[&source], Stub::free());
-    let seeker = Arc::new(Seeker::default());
-    setup.plan.pose = Some(seeker.plan());
-    let session = setup.start();
-    source.frames(1);
-    until("it is at work", || seeker.entered.load(Ordering::SeqCst) == 1);
+    let (setup, seeker, session) = holding_back(&source, 1);
     settled(&session, 0, 1);
     for captured in 2..=20 {
         source.frames(1);
@@ -165,12 +171,7 @@ fn what_takes_long_skips_frames_and_faces_do_not_wait_for_it() {
 fn a_source_that_may_lose_no_frame_waits_for_it() {
     let _serial = serially();
     let source = Source::new(Pace::Lossless);
-    let mut setup = Setup::new(&[&source], Stub::free());
-    let seeker = Arc::new(Seeker::default());
-    setup.plan.pose = Some(seeker.plan());
-    let session = setup.start();
-    source.frames(30);
-    until("it is at work", || seeker.entered.load(Ordering::SeqCst) == 1);
+    let (setup, seeker, session) = holding_back(&source, 30);
     seeker.gate.open_for_good();
     until("all frames are looked at", || of_pose(&session).settled() == 30);
     source.does(Act::End);
@@ -207,12 +208,7 @@ fn a_crash_costs_its_frame_and_nobody_else_one() {
 fn one_that_hangs_at_the_end_is_left_behind_and_its_frame_accounted_for() {
     let _serial = serially();
     let source = Source::new(Pace::Real);
-    let mut setup = Setup::new(&[&source], Stub::free());
-    let seeker = Arc::new(Seeker::default());
-    setup.plan.pose = Some(seeker.plan());
-    let session = setup.start();
-    source.frames(1);
-    until("it hangs", || seeker.entered.load(Ordering::SeqCst) == 1);
+    let (setup, seeker, session) = holding_back(&source, 1);
     settled(&session, 0, 1);
     let (report, inspection) = setup.finish(session);
     assert_eq!((report.abandoned_threads, inspection.unwrap().cameras[0].frames), (1, 1));
