@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// Serve nothing: no control, no figures, no dashboard, whatever the configuration says.
     #[arg(long)]
     no_ui: bool,
-    /// Start although cameras are missing or the disk is too small for the duration: say why. The file has it, and the
+    /// Start although cameras, or faces and streams that `[recording]` requires, are missing, or the disk is too small for the duration: say why. The file has it, and the
     /// session ends degraded.
     #[arg(long = "override", value_name = "REASON", requires = "by")]
     override_reason: Option<String>,
