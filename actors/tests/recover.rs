@@ -179,7 +179,7 @@ fn broken_off_nothing_is_left_behind() {
     let mut left: Vec<_> =
         std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
-    assert_eq!(left, ["killed.h5", "live.h5", "live.h5.shadow"]);
+    assert_eq!(left, ["killed.h5", "live.h5", "live.h5.journal"]);
 }
 
 /// Of a file that was cut to a share of its length, what is there is saved, and what is not is said.
@@ -220,7 +220,7 @@ fn of_a_truncated_file_what_is_there_is_saved_and_the_rest_is_named() {
     }
 }
 
-/// What a disk may hold when its power goes in the middle of a flush: any of its sectors as they were before it, any as they
+/// What a disk may hold of a file whose power goes while it is being changed: any of its sectors as they were before, any as they
 /// are after it.
 fn torn(before: &[u8], after: &[u8], kept: f64, dice: &mut Dice) -> Vec<u8> {
     let mut mixed = after.to_vec();
@@ -235,42 +235,69 @@ fn torn(before: &[u8], after: &[u8], kept: f64, dice: &mut Dice) -> Vec<u8> {
     mixed
 }
 
+/// A file after a flush, but for what the flush's journal says of it, which is as it was before: what is on the disk when the
+/// journal is written.
+fn without_metadata(before: &[u8], after: &[u8], journal: &[u8]) -> Vec<u8> {
+    let word = |at: usize| u64::from_le_bytes(journal[at..at + 8].try_into().unwrap()) as usize;
+    let (mut at, end) = (24, 24 + word(8));
+    let mut file = after.to_vec();
+    while at < end {
+        let (place, length) = (word(at), word(at + 8));
+        for k in place..place + length {
+            file[k] = before.get(k).copied().unwrap_or(0);
+        }
+        at += 16 + length;
+    }
+    file
+}
+
 #[test]
 fn a_flush_that_a_loss_of_power_tears_costs_no_row_of_the_one_before() {
     let mut dice = Dice::new(1);
     let (mut torn_tables, mut files) = (0, 0);
     for compression in [Compression::None, Compression::Deflate] {
         let folder = tempfile::tempdir().unwrap();
-        let (live, shadow) = (folder.path().join("live.h5"), folder.path().join("live.h5.shadow"));
+        let live = folder.path().join("live.h5");
+        let read = || [&live, &folder.path().join("live.h5.journal")].map(|path| std::fs::read(path).unwrap());
+        let rows = || {
+            let reader = SessionReader::open(&live).unwrap();
+            [reader.frame_count(0), reader.face_count(0)]
+        };
         let mut writer = write(&live, compression, 100);
         for flushed in (120..200_u64).step_by(20) {
-            let faces = {
-                writer.flush(Timestamp(START.0 + flushed)).unwrap();
-                SessionReader::open(&live).unwrap().face_count(0)
-            };
-            let (before, shadow) = (std::fs::read(&live).unwrap(), std::fs::read(&shadow).unwrap());
-            let frames = SessionReader::open(&live).unwrap().frame_count(0);
-            (frames..flushed + 20).for_each(|seq| append(&mut writer, seq));
+            writer.flush(Timestamp(START.0 + flushed)).unwrap();
+            let ([before, old_journal], rows_before) = (read(), rows());
+            (rows_before[0]..flushed + 20).for_each(|seq| append(&mut writer, seq));
             writer.flush(Timestamp(START.0 + flushed + 1)).unwrap();
-            let after = std::fs::read(&live).unwrap();
+            let ([after, new_journal], rows_after) = (read(), rows());
+            let rows_alone = without_metadata(&before, &after, &new_journal);
             for kept in [0.1, 0.5, 0.9] {
-                files += 1;
-                let bytes = torn(&before, &after, kept, &mut dice);
-                let alone = folder.path().join(format!("alone{files}.h5"));
-                std::fs::write(&alone, &bytes).unwrap();
-                torn_tables += usize::from(!save(&alone).is_ok_and(|recovery| recovery.lost.is_empty()));
-                let path = folder.path().join(format!("torn{files}.h5"));
-                std::fs::write(&path, &bytes).unwrap();
-                std::fs::write(folder.path().join(format!("torn{files}.h5.shadow")), &shadow).unwrap();
-                let recovery = save(&path).unwrap();
-                assert_eq!(recovery.lost, [""; 0], "{path:?}");
-                let saved = check_rows(&recovery.to);
-                assert!(saved[0] >= frames && saved[1] >= faces, "{saved:?} of {frames}, {faces}");
-                assert!(std::fs::read(&path).unwrap() == bytes, "the original is untouched");
+                let states = [
+                    // While rows are made safe, while the journal is, while the file is.
+                    (torn(&before, &rows_alone, kept, &mut dice), old_journal.clone(), rows_before),
+                    (rows_alone.clone(), torn(&old_journal, &new_journal, kept, &mut dice), rows_before),
+                    (torn(&rows_alone, &after, kept, &mut dice), new_journal.clone(), rows_after),
+                ];
+                for (stage, (bytes, journal, [frames, faces])) in states.into_iter().enumerate() {
+                    files += 1;
+                    if stage == 2 {
+                        let alone = folder.path().join(format!("alone{files}.h5"));
+                        std::fs::write(&alone, &bytes).unwrap();
+                        torn_tables += usize::from(!save(&alone).is_ok_and(|recovery| recovery.lost.is_empty()));
+                    }
+                    let path = folder.path().join(format!("torn{files}.h5"));
+                    std::fs::write(&path, &bytes).unwrap();
+                    std::fs::write(folder.path().join(format!("torn{files}.h5.journal")), &journal).unwrap();
+                    let recovery = save(&path).unwrap();
+                    assert_eq!(recovery.lost, [""; 0], "{path:?}");
+                    let saved = check_rows(&recovery.to);
+                    assert!(saved[0] >= frames && saved[1] >= faces, "{saved:?} of {frames}, {faces}");
+                    assert!(std::fs::read(&path).unwrap() == bytes, "the original is untouched");
+                }
             }
         }
     }
-    println!("{files} torn flushes; without a shadow {torn_tables} would have cost tables");
+    println!("{files} torn flushes; without a journal {torn_tables} would have cost tables");
     assert!(torn_tables > 0, "nothing was torn: the test shows nothing");
 }
 

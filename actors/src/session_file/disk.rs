@@ -1,5 +1,5 @@
 //! The disk under one session file: what kind it is, the reserve that is set aside at the start, the check of free
-//! space before writing, and what makes rows survive a loss of power.
+//! space before writing, and the file's name.
 //!
 //! HDF5 cannot close a file on a full disk, so recording stops while as much as the reserve is still free,
 //! and the reserve itself is given back before closing. It has no name, so a killed program leaves nothing.
@@ -122,7 +122,7 @@ fn fuse_network(mountinfo: &str, major: u32, minor: u32) -> Option<String> {
     FUSE_NETWORK.contains(&program).then(|| program.to_owned())
 }
 
-/// The file on its disk, beside HDF5's own handle: what makes it durable, and notices that it was removed.
+/// The file on its disk, beside HDF5's own handle: what makes its name durable, and notices that it was removed.
 pub(super) struct OnDisk {
     path: PathBuf,
     handle: File,
@@ -136,7 +136,7 @@ impl OnDisk {
         let handle = File::open(path).map_err(failed)?;
         let on_disk = Self { path: path.to_owned(), handle };
         on_disk.lock();
-        on_disk.sync()?;
+        on_disk.handle.sync_data().map_err(failed)?;
         if let Some(folder) = folder_of(path) {
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
         }
@@ -148,16 +148,6 @@ impl OnDisk {
         if let Err(error) = self.handle.try_lock_shared() {
             tracing::debug!(path = %self.path.display(), %error, "no lock");
         }
-    }
-
-    /// What it holds.
-    pub(super) fn handle(&self) -> &File {
-        &self.handle
-    }
-
-    /// Waits until everything that was written is on the disk.
-    pub(super) fn sync(&self) -> Result<(), SessionFileError> {
-        self.handle.sync_data().map_err(|source| SessionFileError::Sync { path: self.path.clone(), source })
     }
 
     /// Fails when the file has no name any more: what is written goes nowhere.

@@ -7,10 +7,10 @@
 mod card;
 mod disk;
 mod inspect;
+mod journal;
 mod reader;
 mod recover;
 mod schema;
-mod shadow;
 mod superblock;
 mod table;
 mod writer;

@@ -2,22 +2,25 @@
 //! and a list of what cannot. The original is never changed.
 //!
 //! Copies tables chunk by chunk, up to the rows that were committed. Rows of a chunk that is gone are left out, of
-//! all tables that belong together, so that row i of one stays with row i of the others. Where something is lost that way, the
-//! file's shadow, if there is one, brings back its last flush.
+//! all tables that belong together, so that row i of one stays with row i of the others. The file's journal, if there is one,
+//! brings back a flush in whose middle the power went.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use hdf5::types::{FloatSize, IntSize, TypeDescriptor};
 use hdf5::{Dataset, File, Group, H5Type, Location};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
+use youquanti_hdf5::Storage;
+use youquanti_models::time::Timestamp;
 
-use super::reader::{open_swmr, read_list, read_number, read_rows, read_text, whole_commit};
+use super::journal::Restored;
+use super::reader::{Commit, read_list, read_number, read_rows, read_text, whole_commit};
 use super::schema::*;
-use super::shadow::Image;
 use super::table::{Table, TableLayout};
 use super::writer::{array_attribute, number, text_attribute};
 use super::{SessionFileError, failed_to, superblock};
@@ -93,7 +96,6 @@ pub fn recover(
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Recovery, SessionFileError> {
     let unreadable = |source| SessionFileError::Unreadable { path: from.to_owned(), source };
-    let length = fs::metadata(from).map_err(unreadable)?.len();
     if to.exists() {
         return Err(SessionFileError::AlreadyExists { path: to.to_owned() });
     }
@@ -105,9 +107,8 @@ pub fn recover(
         // There are no locks on this file system.
         Err(fs::TryLockError::Error(_)) => {}
     }
-    let part = beside(to, ".part");
-    let (restored, second_part) = (beside(to, ".restored"), beside(to, ".part2"));
-    for left_behind in [&part, &second_part, &restored, &beside(to, ".repaired")] {
+    let (part, second_part) = (beside(to, ".part"), beside(to, ".part2"));
+    for left_behind in [&part, &second_part] {
         match fs::remove_file(left_behind) {
             Ok(()) => {
                 tracing::info!(path = %left_behind.display(), "removed what was left of an earlier attempt")
@@ -116,23 +117,23 @@ pub fn recover(
             Err(source) => return Err(SessionFileError::Create { path: to.to_owned(), source }),
         }
     }
-    let repaired = beside(to, ".repaired");
-    let mut made =
-        Source::open(from, from, length, &repaired).and_then(|source| copy_all(&source, &part, progress));
+    let plain = Source::open(Restored::plain(from).map_err(unreadable)?, from);
+    let journal = Restored::from_journal(from).map_err(unreadable)?.map(|restored| Source::open(restored, from));
+    // The later commit first: a journal may be an old one, if somebody copied it and the file at different times.
+    let (first, second) = match journal {
+        Some(journal) if time_of(&plain) <= time_of(&journal) => (journal, Some(plain)),
+        journal => (plain, journal),
+    };
+    let mut made = first.and_then(|source| copy_all(&source, &part, progress));
     let is_interrupted = matches!(made, Err(SessionFileError::Interrupted));
     let is_whole = made.as_ref().is_ok_and(|(_, lost)| lost.is_empty());
     if !is_whole
         && !is_interrupted
-        && let Some(image) = Image::newest(from).map_err(unreadable)?
+        && let Some(second) = second
     {
-        let failed = |source| SessionFileError::Create { path: to.to_owned(), source };
-        let temporary = Temporary::copy(from, &restored).map_err(failed)?;
-        image.put_over(&restored).map_err(failed)?;
-        let length = fs::metadata(&restored).map_err(failed)?.len();
-        let second = Source::open(&restored, from, length, &repaired)
-            .and_then(|source| copy_all(&source, &second_part, progress));
-        drop(temporary);
+        let second = second.and_then(|source| copy_all(&source, &second_part, progress));
         if is_better(&second, &made) {
+            let failed = |source| SessionFileError::Create { path: to.to_owned(), source };
             fs::rename(&second_part, &part).map_err(failed)?;
             made = second;
         } else if let Err(error) = fs::remove_file(&second_part) {
@@ -178,50 +179,24 @@ struct Source {
     path: PathBuf,
     /// Bytes that there really are: HDF5 takes what lies beyond for zeros.
     length: u64,
-    /// A repaired copy that was needed to open it, removed in the end.
-    _repaired: Option<Temporary>,
-}
-
-struct Temporary(PathBuf);
-
-impl Temporary {
-    /// A copy of a file that has not been there before.
-    fn copy(from: &Path, to: &Path) -> std::io::Result<Self> {
-        OpenOptions::new().write(true).create_new(true).open(to)?;
-        let temporary = Self(to.to_owned());
-        fs::copy(from, to)?;
-        Ok(temporary)
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "a temporary copy could not be removed");
-        }
-    }
+    /// The newest row of `/committed` that can be read; without one, tables are taken to their ends.
+    commit: Option<Commit>,
 }
 
 impl Source {
-    /// Opens a file, or a copy of it, that people know as `name`.
-    fn open(path: &Path, name: &Path, length: u64, repaired: &Path) -> Result<Self, SessionFileError> {
-        let opened = |file, repaired| Self { file, path: name.to_owned(), length, _repaired: repaired };
-        let plainly = match File::open(path) {
-            Ok(file) => return Ok(opened(file, None)),
-            Err(error) => error,
-        };
-        if let Ok(file) = open_swmr(path, 1) {
-            return Ok(opened(file, None));
-        }
-        // It is shorter than it says. A copy that tells the truth can be opened.
-        let failed = |source| SessionFileError::Create { path: repaired.to_owned(), source };
-        let temporary = Temporary::copy(path, repaired).map_err(failed)?;
-        let refused = |source| SessionFileError::Open { path: name.to_owned(), source };
-        if superblock::close_copy(repaired).is_err() {
-            return Err(refused(plainly));
-        }
-        Ok(opened(File::open(repaired).map_err(refused)?, Some(temporary)))
+    /// Opens what is restored of the file at `path`.
+    fn open(restored: Restored, path: &Path) -> Result<Self, SessionFileError> {
+        let length = restored.length();
+        let file = youquanti_hdf5::open(&Arc::new(Mutex::new(restored)), &path.display().to_string())
+            .map_err(|source| SessionFileError::Open { path: path.to_owned(), source })?;
+        let commit = newest_commit(&file, length);
+        Ok(Self { file, path: path.to_owned(), length, commit })
     }
+}
+
+/// When its newest commit was; nothing is before any.
+fn time_of(source: &Result<Source, SessionFileError>) -> Option<Timestamp> {
+    source.as_ref().ok()?.commit.as_ref().map(|(time, _)| *time)
 }
 
 type Saved = (Vec<TableRecovery>, Vec<String>);
@@ -243,8 +218,12 @@ fn copy_all(
         .create_excl(part)
         .map_err(create("create"))?;
     let mut lost = Vec::new();
-    let commit = newest_commit(source, &mut lost);
-    let mut copy = Copy { source, commit: &commit, lost, bundles: Vec::new() };
+    if source.commit.is_none() {
+        lost.push(
+            "what had been committed is not known: every table is taken as far as it can be read".to_owned(),
+        );
+    }
+    let mut copy = Copy { source, lost, bundles: Vec::new() };
     copy.attributes(&source.file, &target, "/")?;
     copy.group(&source.file, &target, "")?;
     let Copy { mut lost, mut bundles, .. } = copy;
@@ -266,7 +245,7 @@ fn copy_all(
         }
     }
     let rows = rows_saved.iter().map(|(path, (rows, _))| (path.clone(), *rows)).collect();
-    write_commit(&target, source, commit.as_ref().map_or(0, |(time, _)| *time), &rows)?;
+    write_commit(&target, source, &rows)?;
     let note = serde_json::json!({
         "from": source.path.file_name().map(|name| name.to_string_lossy()),
         "lost": lost,
@@ -283,7 +262,6 @@ fn copy_all(
 fn write_commit(
     target: &File,
     source: &Source,
-    time_ns: u64,
     rows: &BTreeMap<String, u64>,
 ) -> Result<(), SessionFileError> {
     let columns = source.file.dataset(COMMITTED).map_err(failed_to("open", COMMITTED));
@@ -291,6 +269,7 @@ fn write_commit(
         Ok(columns) => columns,
         Err(_) => std::iter::once(TIME_COLUMN).chain(rows.keys().map(String::as_str)).map(fixed).collect(),
     };
+    let time_ns = source.commit.as_ref().map_or(0, |(time, _)| time.0);
     let row: Vec<u64> = columns
         .iter()
         .map(|column| {
@@ -309,23 +288,14 @@ fn write_commit(
     committed.append(&row).and_then(|()| committed.write_out()).map_err(failed_to("append to", COMMITTED))
 }
 
-/// The newest row of `/committed` that can be read; without one, tables are taken to their ends.
-fn newest_commit(source: &Source, lost: &mut Vec<String>) -> Option<(u64, BTreeMap<String, u64>)> {
-    let found = source.file.dataset(COMMITTED).ok().and_then(|dataset| {
-        let good = good_chunks(&dataset, source.length);
-        let rows = dataset.shape().first().copied().unwrap_or(0);
-        let readable =
-            (0..rows).rev().filter(|row| good.get(row / chunk_rows::SMALL).copied().unwrap_or(false));
-        // A row of an unreadable chunk is as unreadable as its neighbours: few are tried.
-        let mut tried = readable.take(2 * chunk_rows::SMALL);
-        tried.find_map(|row| whole_commit(&dataset, row).ok())
-    });
-    if found.is_none() {
-        lost.push(
-            "what had been committed is not known: every table is taken as far as it can be read".to_owned(),
-        );
-    }
-    found.map(|(time, rows)| (time.0, rows))
+fn newest_commit(file: &File, length: u64) -> Option<Commit> {
+    let dataset = file.dataset(COMMITTED).ok()?;
+    let good = good_chunks(&dataset, length);
+    let rows = dataset.shape().first().copied().unwrap_or(0);
+    let readable = (0..rows).rev().filter(|row| good.get(row / chunk_rows::SMALL).copied().unwrap_or(false));
+    // A row of an unreadable chunk is as unreadable as its neighbours: few are tried.
+    let mut tried = readable.take(2 * chunk_rows::SMALL);
+    tried.find_map(|row| whole_commit(&dataset, row).ok())
 }
 
 /// For each chunk along the rows, whether it is in the file.
@@ -351,7 +321,6 @@ fn good_chunks(dataset: &Dataset, length: u64) -> Vec<bool> {
 /// Walks through the damaged file and makes the same groups and tables in the copy.
 struct Copy<'a> {
     source: &'a Source,
-    commit: &'a Option<(u64, BTreeMap<String, u64>)>,
     lost: Vec<String>,
     bundles: Vec<Bundle>,
 }
@@ -382,7 +351,7 @@ impl Copy<'_> {
                     continue;
                 };
                 let counted = ruler.as_ref().unwrap_or(&path);
-                let rows = self.commit.as_ref().and_then(|(_, rows)| rows.get(counted).copied());
+                let rows = self.source.commit.as_ref().and_then(|(_, rows)| rows.get(counted).copied());
                 let there = dataset.shape().first().map_or(0, |&rows| rows as u64);
                 let rows = rows.unwrap_or(there);
                 if let Some(ruler) = ruler {

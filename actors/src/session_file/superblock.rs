@@ -1,14 +1,14 @@
 //! The first bytes of an HDF5 file: whether its writer closed it, and how long it says it is.
 //!
 //! Owns what is known of HDF5's superblock, version 3, which session files have ("HDF5 File Format Specification
-//! 3.0", II.A). Changes nothing but copies.
+//! 3.0", II.A). Changes no file.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 const SIGNATURE: [u8; 8] = *b"\x89HDF\r\n\x1a\n";
-const LENGTH: usize = 48;
+pub(super) const LENGTH: usize = 48;
 const VERSION: usize = 8;
 const FLAGS: usize = 11;
 const END: std::ops::Range<usize> = 28..36;
@@ -17,38 +17,32 @@ const CHECKSUM: std::ops::Range<usize> = 44..48;
 /// Set while a file is open for writing; the second one while readers may follow.
 const BEING_WRITTEN: u8 = 0b101;
 
-fn read(path: &Path) -> io::Result<Option<[u8; LENGTH]>> {
-    let mut bytes = [0; LENGTH];
-    match File::open(path)?.read_exact(&mut bytes) {
-        Ok(()) => Ok((bytes[..8] == SIGNATURE && bytes[VERSION] == 3).then_some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Whether a file is a session file's kind of HDF5 file, and is being written or was never closed.
 ///
 /// # Errors
 /// When it cannot be read.
 pub(super) fn is_open(path: &Path) -> io::Result<bool> {
-    Ok(read(path)?.is_some_and(|bytes| bytes[FLAGS] & BEING_WRITTEN != 0))
+    let mut bytes = [0; LENGTH];
+    match File::open(path)?.read_exact(&mut bytes) {
+        Ok(()) => Ok(is_known(&bytes) && bytes[FLAGS] & BEING_WRITTEN != 0),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
-/// Makes a copy say that it was closed, and that it ends where it does, so that HDF5 opens it and refuses what lies
-/// beyond.
-///
-/// # Errors
-/// When it cannot be read or written, or is no HDF5 file of version 3.
-pub(super) fn close_copy(path: &Path) -> io::Result<()> {
-    let Some(mut bytes) = read(path)? else { return Err(io::ErrorKind::InvalidData.into()) };
-    let length = std::fs::metadata(path)?.len();
+/// What a superblock is when it says that its file was closed and how long that is, so that HDF5 opens it and refuses what lies
+/// beyond. None if it is no superblock of a session file's kind.
+pub(super) fn closed(superblock: &[u8; LENGTH], length: u64) -> Option<[u8; LENGTH]> {
+    let mut bytes = is_known(superblock).then_some(*superblock)?;
     bytes[FLAGS] &= !BEING_WRITTEN;
     bytes[END].copy_from_slice(&length.to_le_bytes());
     let checksum = lookup3(&bytes[..CHECKSUM.start]);
     bytes[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
-    let mut file = OpenOptions::new().write(true).open(path)?;
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(&bytes)
+    Some(bytes)
+}
+
+fn is_known(bytes: &[u8; LENGTH]) -> bool {
+    bytes[..8] == SIGNATURE && bytes[VERSION] == 3
 }
 
 /// Bob Jenkins's hash of 2006 with the initial value 0, which HDF5 sums its metadata with.
@@ -111,7 +105,7 @@ mod tests {
         for bytes in [&b""[..], b"precious", &[0; 100], &[SIGNATURE.as_slice(), &[0; 60]].concat()] {
             std::fs::write(&path, bytes).unwrap();
             assert!(!is_open(&path).unwrap());
-            assert!(close_copy(&path).is_err());
+            assert!(bytes.first_chunk().is_none_or(|bytes| closed(bytes, 100).is_none()));
         }
         assert!(is_open(&dir.path().join("nothing")).is_err());
     }

@@ -27,8 +27,6 @@ pub(super) struct Table<T> {
     deflate: bool,
     waiting: Vec<T>,
     written: u64,
-    /// Chunks whose place has been told for good.
-    told: usize,
 }
 
 impl<T: H5Type + Copy> Table<T> {
@@ -57,7 +55,6 @@ impl<T: H5Type + Copy> Table<T> {
             deflate,
             waiting: Vec::with_capacity(chunk_rows * row_len),
             written: 0,
-            told: 0,
         })
     }
 
@@ -116,26 +113,6 @@ impl<T: H5Type + Copy> Table<T> {
     /// each rewriting of a compressed chunk leaves the space of the old one unused.
     pub(super) fn write_whole_chunks(&mut self) -> Result<(), hdf5::Error> {
         if self.deflate { Ok(()) } else { self.write_out() }
-    }
-
-    /// Tells place and bytes of the chunks that came since the last time, or that moved. After a flush alone. HDF5 finds a chunk only
-    /// by walking over all of them, so that of a long table new ones are told a thousandth at a time: each costs the same then,
-    /// however long the table. Until then they are copied into the shadow like everything that is not rows.
-    pub(super) fn tell_chunks(&mut self, tell: &mut impl FnMut(u64, u64)) -> Result<(), hdf5::Error> {
-        let written = self.written as usize;
-        let (told, chunks) = (self.told, written.div_ceil(self.chunk_rows));
-        if chunks - told <= told / 1000 {
-            return Ok(());
-        }
-        self.dataset.chunks_visit(|chunk| {
-            if chunk.offset[0] / self.chunk_rows as u64 >= told as u64 {
-                tell(chunk.addr, chunk.size);
-            }
-            0
-        })?;
-        // A compressed chunk that is not complete moves each time that it is written.
-        self.told = if self.deflate { written / self.chunk_rows } else { chunks };
-        Ok(())
     }
 
     /// Elements until the chunk at the table's end is complete.

@@ -3,10 +3,11 @@
 //! Owns the HDF5 file from creation to close. After creation it never makes a table or an attribute, so
 //! readers may follow (SWMR) and a killed process loses at most what came after the last flush.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hdf5::plist::file_create::FileSpaceStrategy;
+use hdf5::plist::{FileAccess, FileCreate};
 use hdf5::types::FixedUnicode;
 use hdf5::{File, Group, H5Type, Location};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -26,8 +27,8 @@ use crate::recorder::Override;
 use crate::synchrony::{Likeness, SynchronyOptions, SynchronyWindow};
 
 use super::disk::{DiskSpace, OnDisk};
+use super::journal::Journaled;
 use super::schema::*;
-use super::shadow::{PAGE, Shadow};
 use super::table::{Table, TableLayout};
 use super::{SessionFileError, failed_to};
 
@@ -154,7 +155,7 @@ pub struct Gap<'a> {
 }
 
 /// What a flush made durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlushReport {
     /// Rows of frames and faces that this flush added to what a reader sees.
     pub rows: u64,
@@ -162,6 +163,9 @@ pub struct FlushReport {
     pub file_bytes: u64,
     /// Free space of its disk.
     pub free_bytes: u64,
+    /// Why its journal failed, if it did in this flush. The rows are safe; a loss of power in the middle of a later flush may cost
+    /// tables.
+    pub journal_lost: Option<String>,
 }
 
 /// What a finished file holds.
@@ -238,10 +242,10 @@ pub struct SessionWriter {
     /// A row of `/committed`, made anew at each flush in the same memory.
     commit_row: Vec<u64>,
     file: File,
+    storage: Arc<Mutex<Journaled>>,
     path: PathBuf,
-    /// None while the file does not have its name yet; so, too, the next.
+    /// None while the file does not have its name yet.
     on_disk: Option<OnDisk>,
-    shadow: Option<Shadow>,
     space: DiskSpace,
     /// Bytes appended since free space was last looked at.
     unchecked_bytes: u64,
@@ -262,15 +266,14 @@ impl SessionWriter {
         unfinished.push(".new");
         let unfinished = PathBuf::from(unfinished);
         let failed = |source| SessionFileError::Create { path: path.to_owned(), source };
-        OpenOptions::new().write(true).create_new(true).open(&unfinished).map_err(failed)?;
-        let made = Self::fill(path, &unfinished, header).and_then(|mut writer| {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&unfinished).map_err(failed)?;
+        let made = Self::fill(path, file, header).and_then(|mut writer| {
             match renameat_with(CWD, &unfinished, CWD, path, RenameFlags::NOREPLACE) {
                 Ok(()) => match writer.hold() {
                     Ok(()) => Ok(writer),
                     Err(error) => {
                         // It is ours, and without rows; the error says more than a failure to remove it.
-                        std::fs::remove_file(path).ok();
-                        writer.shadow.into_iter().for_each(Shadow::remove);
+                        fs::remove_file(path).ok();
                         Err(error)
                     }
                 },
@@ -280,27 +283,30 @@ impl SessionWriter {
         });
         made.inspect_err(|_| {
             // The error that is returned says more than a failure to remove a file without rows.
-            std::fs::remove_file(&unfinished).ok();
+            fs::remove_file(&unfinished).ok();
         })
     }
 
-    /// Takes hold of the file, which has its name now, and makes it safe with its shadow.
+    /// Takes hold of the file, which has its name now, and makes it safe.
     fn hold(&mut self) -> Result<(), SessionFileError> {
-        // Both names are made safe with the folder.
-        self.shadow = Some(Shadow::create(&self.path)?);
+        let protected = self.storage().protect(&self.path);
+        protected.map_err(|source| SessionFileError::Create { path: self.path.clone(), source })?;
+        // Its name and the journal's are made safe with the folder.
         self.on_disk = Some(OnDisk::hold(&self.path)?);
-        self.cast_shadow()
+        Ok(())
     }
 
-    /// Turns the empty file `unfinished` into a session file that will be called `path`.
-    fn fill(path: &Path, unfinished: &Path, header: &SessionHeader<'_>) -> Result<Self, SessionFileError> {
+    /// Turns an empty file into a session file that will be called `path`.
+    fn fill(path: &Path, file: fs::File, header: &SessionHeader<'_>) -> Result<Self, SessionFileError> {
         let waiting = buffered_bytes(header.cameras.len(), header.pose.is_some(), header.synchrony);
         let space = DiskSpace::set_aside(path, header.options.reserve_bytes.max(4 * waiting))?;
-        let file = File::with_options()
-            .with_fapl(|access| access.libver_v110())
-            .with_fcpl(|creation| creation.file_space_strategy(IN_PAGES).file_space_page_size(PAGE))
-            .create(unfinished)
-            .map_err(failed_to("create", path.display().to_string()))?;
+        let storage = Arc::new(Mutex::new(Journaled::new(file)));
+        let name = path.display().to_string();
+        let file = FileAccess::build()
+            .libver_v110()
+            .finish()
+            .and_then(|access| youquanti_hdf5::create(&storage, &name, &access, &FileCreate::try_new()?))
+            .map_err(failed_to("create", name))?;
         write_header(&file, header)?;
         let parent = file.create_group(CAMERAS).map_err(failed_to("create", CAMERAS))?;
         let cameras = (0..)
@@ -325,9 +331,9 @@ impl SessionWriter {
             committed: table(&file, COMMITTED, &[columns.len()], chunk_rows::SMALL, false)?,
             commit_row: Vec::with_capacity(columns.len()),
             file,
+            storage,
             path: path.to_owned(),
             on_disk: None,
-            shadow: None,
             space,
             unchecked_bytes: 0,
             state: State::Recording,
@@ -342,7 +348,7 @@ impl SessionWriter {
     /// Flushes no longer wait for the disk from here on, so that what that costs can be measured.
     #[cfg(feature = "testing")]
     pub fn never_wait_for_the_disk(&mut self) {
-        self.on_disk = None;
+        self.storage().never_wait();
     }
 
     /// Bytes that must stay free while it is written: those of the options, or as many as it takes.
@@ -545,7 +551,8 @@ impl SessionWriter {
         }
         let space = self.check_space();
         let rows = self.commit(now, false)?;
-        Ok(FlushReport { rows, file_bytes: self.file.size(), free_bytes: space? })
+        let journal_lost = self.storage().journal_lost().map(|error| error.to_string());
+        Ok(FlushReport { rows, file_bytes: self.file.size(), free_bytes: space?, journal_lost })
     }
 
     /// Writes the last rows, the final ledger as (camera, consumer, item, count) and the verdict, and closes
@@ -584,14 +591,9 @@ impl SessionWriter {
         if let Some(on_disk) = self.on_disk {
             if is_removed {
                 on_disk.write_again()?;
-            } else {
-                on_disk.sync()?;
             }
         }
-        if let Some(shadow) = self.shadow {
-            shadow.remove();
-        }
-        summary.file_bytes = std::fs::metadata(&summary.path).map_or(0, |meta| meta.len());
+        summary.file_bytes = fs::metadata(&summary.path).map_or(0, |meta| meta.len());
         Ok(summary)
     }
 
@@ -695,9 +697,8 @@ impl SessionWriter {
         if let Some(synchrony) = &mut self.synchrony {
             synchrony.write_out().map_err(failed_to("write rows to", SYNCHRONY))?;
         }
+        // What HDF5 knows of the rows first, of the row that makes them count after it: readers see them in this order.
         self.file.flush().map_err(failed_to("flush", self.path.display().to_string()))?;
-        // Rows first, the row that makes them count after them: a disk writes in any order in between.
-        self.sync()?;
 
         // In the order of `committed_columns`.
         self.commit_row.clear();
@@ -723,42 +724,16 @@ impl SessionWriter {
         self.committed.append(&self.commit_row).map_err(failed_to("append to", COMMITTED))?;
         self.committed.write_out().map_err(failed_to("write rows to", COMMITTED))?;
         self.committed.dataset().flush().map_err(failed_to("flush", COMMITTED))?;
-        self.sync()?;
-        self.cast_shadow()?;
+        let committed = self.storage().commit();
+        committed.map_err(|source| SessionFileError::Sync { path: self.path.clone(), source })?;
         Ok(after - before)
     }
 
-    /// Copies what a loss of power in the next flush may tear; last of all, because it has to be of what is safe.
-    fn cast_shadow(&mut self) -> Result<(), SessionFileError> {
-        let (Some(on_disk), Some(shadow)) = (&self.on_disk, &mut self.shadow) else { return Ok(()) };
-        let mut tell = |at, bytes| shadow.note_rows(at, bytes);
-        let told = (|| {
-            self.cameras.iter_mut().try_for_each(|camera| camera.tell_chunks(&mut tell))?;
-            self.participants.tell_chunks(&mut tell)?;
-            self.markers.tell_chunks(&mut tell)?;
-            self.events.tell_chunks(&mut tell)?;
-            self.gaps.tell_chunks(&mut tell)?;
-            self.text.tell_chunks(&mut tell)?;
-            self.ledger.tell_chunks(&mut tell)?;
-            self.quality.tell_chunks(&mut tell)?;
-            self.clock.tell_chunks(&mut tell)?;
-            self.stop.tell_chunks(&mut tell)?;
-            self.committed.tell_chunks(&mut tell)?;
-            self.synchrony.iter_mut().try_for_each(|synchrony| synchrony.tell_chunks(&mut tell))
-        })();
-        told.map_err(failed_to("find the chunks of", self.path.display().to_string()))?;
-        shadow.write(on_disk.handle())
-    }
-
-    fn sync(&self) -> Result<(), SessionFileError> {
-        self.on_disk.as_ref().map_or(Ok(()), OnDisk::sync)
+    fn storage(&self) -> MutexGuard<'_, Journaled> {
+        // A panic while it was held left it as good as an error does.
+        self.storage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// Rows and metadata lie in pages of their own, which no small piece of metadata crosses: so a disk that writes pages as a whole tears
-/// none, and the shadow knows what is not rows.
-const IN_PAGES: FileSpaceStrategy =
-    FileSpaceStrategy::FreeSpaceManager { paged: true, persist: false, threshold: 1 };
 
 impl CameraTables {
     /// Its columns of `/committed`, see [`committed_columns`].
@@ -854,20 +829,6 @@ impl CameraTables {
             self.head_pose.append(face.head_pose.as_flattened())?;
         }
         Ok(())
-    }
-
-    fn tell_chunks(&mut self, tell: &mut impl FnMut(u64, u64)) -> Result<(), hdf5::Error> {
-        self.frames.tell_chunks(tell)?;
-        self.video.tell_chunks(tell)?;
-        self.results.tell_chunks(tell)?;
-        if let Some(pose) = &mut self.pose {
-            pose.rows.tell_chunks(tell)?;
-            pose.points.tell_chunks(tell)?;
-        }
-        self.faces.tell_chunks(tell)?;
-        self.landmarks.tell_chunks(tell)?;
-        self.blendshapes.tell_chunks(tell)?;
-        self.head_pose.tell_chunks(tell)
     }
 
     /// Hands waiting rows to HDF5; an incomplete compressed chunk only now and then, or for the last time.
@@ -974,12 +935,6 @@ impl SynchronyTables {
         self.row.clear();
         self.row.extend(window.likeness.iter().flat_map(Likeness::columns));
         self.values.append(&self.row)
-    }
-
-    fn tell_chunks(&mut self, tell: &mut impl FnMut(u64, u64)) -> Result<(), hdf5::Error> {
-        self.pairs.tell_chunks(tell)?;
-        self.windows.tell_chunks(tell)?;
-        self.values.tell_chunks(tell)
     }
 
     fn write_out(&mut self) -> Result<(), hdf5::Error> {
