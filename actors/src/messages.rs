@@ -183,6 +183,8 @@ pub enum EventKind {
     RecordingFailed,
     /// At the rate at which a file grows, its disk is full within ten minutes.
     DiskLow,
+    /// The journal of a file cannot be written: recording goes on without, and a loss of power may cost tables of it.
+    JournalLost,
     /// A camera delivers frames.
     CameraStarted,
     /// A child failed and will be restarted.
@@ -239,6 +241,7 @@ impl EventKind {
             EventKind::SessionStopping => "session_stopping",
             EventKind::Overridden => "overridden",
             EventKind::DiskLow => "disk_low",
+            EventKind::JournalLost => "journal_lost",
             EventKind::RecordingStarted => "recording_started",
             EventKind::RecordingStopped => "recording_stopped",
             EventKind::RecordingFailed => "recording_failed",

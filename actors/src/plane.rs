@@ -348,6 +348,8 @@ pub struct RecordingStatus {
     pub file_bytes: u64,
     /// Free space of its disk.
     pub free_bytes: u64,
+    /// Why its journal failed, if it did: see [`FlushReport::journal_lost`].
+    pub journal_lost: Option<String>,
 }
 
 #[derive(Default)]
@@ -446,6 +448,9 @@ impl DataPlane {
         if let Some(status) = &mut lock(&self.recording).open {
             status.rows += report.rows;
             (status.file_bytes, status.free_bytes) = (report.file_bytes, report.free_bytes);
+            if status.journal_lost.is_none() {
+                status.journal_lost.clone_from(&report.journal_lost);
+            }
         }
     }
 

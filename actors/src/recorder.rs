@@ -345,6 +345,7 @@ impl RecorderActor {
             rows: 0,
             file_bytes: 0,
             free_bytes: 0,
+            journal_lost: None,
         }));
         self.plane.begin_video(VideoJob {
             session_file: path.clone(),

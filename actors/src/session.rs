@@ -354,6 +354,8 @@ struct SessionActor {
     first_frames_said: bool,
     /// The newest recording whose disk was said to be low.
     disk_low_said: u32,
+    /// The newest recording whose journal was said to have failed.
+    journal_lost_said: u32,
     /// The back end that the session began with.
     backend: Option<BackendInfo>,
     /// What each pipeline worker works with, as far as was said.
@@ -840,6 +842,7 @@ impl SessionActor {
             subscribers: Vec::new(),
             first_frames_said: false,
             disk_low_said: 0,
+            journal_lost_said: 0,
             backend: None,
             worker_backends: BTreeMap::new(),
             traces: Vec::new(),
@@ -1076,9 +1079,16 @@ impl SessionActor {
         }));
     }
 
-    /// Says once for each file that its disk will soon be full.
+    /// Says once for each file that its disk will soon be full, and that its journal failed.
     fn look_at_disk(&mut self, ctx: &mut Context<Self>) {
         let Some(file) = self.plane.recording() else { return };
+        if let Some(cause) = &file.journal_lost
+            && self.journal_lost_said != file.number
+        {
+            self.journal_lost_said = file.number;
+            warn!(path = %file.path.display(), cause, "a loss of power may cost tables: the file's journal failed");
+            self.emit(ctx, "session", EventKind::JournalLost, json!({ "path": file.path, "cause": cause }));
+        }
         let lasted = self.plane.clock.now().saturating_since(file.started_at);
         let room = file.free_bytes.saturating_sub(self.plan.recording.options.reserve_bytes);
         // Before the first flush nothing is known.

@@ -260,6 +260,26 @@ fn a_disk_that_will_soon_be_full_is_said_once() {
     std::process::Command::new("umount").arg("-l").arg(&disk).status().unwrap();
 }
 
+#[test]
+fn a_journal_that_cannot_be_written_is_said_and_the_recording_goes_on() {
+    let _serial = serially();
+    let source = Source::new(Pace::Real);
+    let setup = Setup::new(&[&source], Stub::free());
+    std::os::unix::fs::symlink("/dev/full", setup.dir.path().join("session.h5.journal")).unwrap();
+    let session = setup.start();
+    let events = session.subscribe();
+    one_by_one(&session, &source, 0, 100);
+    recorded(&session, 100);
+    let said = events.iter().find(|event| event.kind == EventKind::JournalLost).unwrap();
+    assert!(said.detail["cause"].as_str().unwrap().contains("No space left"), "{said:?}");
+    one_by_one(&session, &source, 0, 3);
+    assert_eq!(session.stop_recording().unwrap().frames, [103]);
+    setup.finish(session);
+    let found = inspect(&setup, "session.h5");
+    assert_eq!((found.cameras[0].frames, found.events_by_kind["journal_lost"]), (103, 1));
+    assert_eq!(verdict(&found).state, VerdictState::Ok);
+}
+
 /// Monotonic as ever, and a calendar that is set back by an hour each time that it is looked at.
 struct SetBack(std::sync::atomic::AtomicI64);
 

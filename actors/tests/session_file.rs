@@ -314,7 +314,11 @@ fn windows_of_synchrony_come_back_and_add_up() {
     let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
     {
         let reader = SessionReader::open(&path).unwrap();
-        assert_eq!(reader.synchrony().unwrap().unwrap().pairs, [[1, 2], [1, 3], [2, 3]], "known from the start");
+        assert_eq!(
+            reader.synchrony().unwrap().unwrap().pairs,
+            [[1, 2], [1, 3], [2, 3]],
+            "known from the start"
+        );
         assert_eq!(reader.window_count(), 0);
     }
     for n in 0..100 {
@@ -632,7 +636,7 @@ fn a_killed_writer_loses_nothing_committed() {
                 .map(|(from, until)| (nanos(from), (until < frames).then(|| nanos(until))))
                 .collect();
             assert_eq!(read, expected);
-            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "beside its shadow: a reserve file");
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "beside its journal: a reserve file");
         }
     }
 }

@@ -196,6 +196,13 @@ def recovered(path: Path) -> Path:
     return copy
 
 
+def loses_alone(path: Path) -> bool:
+    """Whether the file without its journal loses something that had been committed."""
+    alone = path.with_name(f"alone-{path.name}")
+    shutil.copy(path, alone)
+    return subprocess.run([PROGRAM, "recover", alone], capture_output=True).returncode != 0
+
+
 def check_rows(how: str, files: list[tuple[Path, int]]) -> list[list[int]]:
     text = "".join(f"{path}\t{least}\n" for path, least in files)
     done = subprocess.run([sys.executable, CHECK_ROWS, how], input=text, capture_output=True, text=True)
@@ -210,6 +217,7 @@ def test_rows_that_were_safe_are_there_and_whole(states: list[State]) -> None:
     # What a mere kill leaves opens as it is; what is torn may not.
     assert check_rows("swmr", files[:2]) == counts[:2]
     print(f"{len(states)} losses of power: {len(files)} files, {sum(map(sum, counts))} rows checked")
+    print(f"without their journals {sum(loses_alone(path) for path, _ in files)} of them would lose what had been committed")
 
 
 def test_the_session_and_its_video_are_there(states: list[State]) -> None:

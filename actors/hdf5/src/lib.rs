@@ -111,7 +111,8 @@ fn with_driver<S: Storage + 'static>(
     hdf5::sync::sync(|| {
         let driver = driver::number();
         // SAFETY: the list is open; HDF5 copies `fapl_size` bytes from the address, which is that of a pointer.
-        let is_set = driver >= 0 && unsafe { H5Pset_driver(access.id(), driver, (&raw const info).cast()) } >= 0;
+        let is_set =
+            driver >= 0 && unsafe { H5Pset_driver(access.id(), driver, (&raw const info).cast()) } >= 0;
         let file = if is_set { call(name.as_ptr(), access.id()) } else { -1 };
         if file < 0 {
             let (Ok(error) | Err(error)) = hdf5::Error::query();
@@ -204,7 +205,8 @@ mod tests {
         {
             let storage = storage.lock().expect("nobody panicked");
             assert!(storage.closed > 0);
-            let (rows, rest): (Vec<_>, Vec<_>) = storage.bytes.iter().zip(&storage.is_row).partition(|(_, row)| **row);
+            let (rows, rest): (Vec<_>, Vec<_>) =
+                storage.bytes.iter().zip(&storage.is_row).partition(|(_, row)| **row);
             assert_eq!(rows.len(), size_of_val(&ROWS));
             assert!(rows.iter().all(|(byte, _)| [0x5a, 0xa5].contains(*byte)));
             assert!(!rest.is_empty());
@@ -226,7 +228,8 @@ mod tests {
                 let mut storage = storage.lock().expect("nobody panicked");
                 (storage.refuses, storage.panics) = (true, panics);
             }
-            let error = dataset.write_slice(&ROWS[..5], 0..5).and_then(|()| file.flush()).expect_err("refused");
+            let error =
+                dataset.write_slice(&ROWS[..5], 0..5).and_then(|()| file.flush()).expect_err("refused");
             let said = error.to_string();
             assert!(said.contains(if panics { "panic" } else { "the dog ate it" }), "{said}");
             {

@@ -436,7 +436,7 @@ mod tests {
                 fs::write(&path, tear(file_before, file_after)).unwrap();
             }
             let restored = Restored::from_journal(&path).unwrap();
-            let mut restored = restored.map_or_else(|| Restored::plain(&path).unwrap(), |restored| restored);
+            let mut restored = restored.unwrap_or_else(|| Restored::plain(&path).unwrap());
             let mut found = vec![0; restored.length() as usize];
             restored.read(Piece::Metadata, 0, &mut found).unwrap();
             let is_after = &found == file_after;

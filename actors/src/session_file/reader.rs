@@ -163,7 +163,8 @@ pub struct SessionReader {
 }
 
 impl SessionReader {
-    /// Opens a file that was closed, or else one that is being written or was cut off.
+    /// Opens a file that was closed, or else one that is being written or was cut off. Of a file that grows, readers of one
+    /// process that overlap all see what the first of them does: HDF5 opens it once.
     ///
     /// # Errors
     /// `Unreadable`, `Open`, `NotASession`, `Damaged`, `Hdf5`.

@@ -118,7 +118,8 @@ pub fn recover(
         }
     }
     let plain = Source::open(Restored::plain(from).map_err(unreadable)?, from);
-    let journal = Restored::from_journal(from).map_err(unreadable)?.map(|restored| Source::open(restored, from));
+    let journal =
+        Restored::from_journal(from).map_err(unreadable)?.map(|restored| Source::open(restored, from));
     // The later commit first: a journal may be an old one, if somebody copied it and the file at different times.
     let (first, second) = match journal {
         Some(journal) if time_of(&plain) <= time_of(&journal) => (journal, Some(plain)),

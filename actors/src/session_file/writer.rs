@@ -266,7 +266,8 @@ impl SessionWriter {
         unfinished.push(".new");
         let unfinished = PathBuf::from(unfinished);
         let failed = |source| SessionFileError::Create { path: path.to_owned(), source };
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&unfinished).map_err(failed)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).open(&unfinished).map_err(failed)?;
         let made = Self::fill(path, file, header).and_then(|mut writer| {
             match renameat_with(CWD, &unfinished, CWD, path, RenameFlags::NOREPLACE) {
                 Ok(()) => match writer.hold() {
@@ -588,10 +589,8 @@ impl SessionWriter {
         drop((self.cameras, self.participants, self.markers, self.events, self.gaps, self.text));
         drop((self.ledger, self.quality, self.clock, self.stop, self.synchrony, self.committed));
         self.file.close().map_err(failed_to("close", summary.path.display().to_string()))?;
-        if let Some(on_disk) = self.on_disk {
-            if is_removed {
-                on_disk.write_again()?;
-            }
+        if let Some(on_disk) = self.on_disk.filter(|_| is_removed) {
+            on_disk.write_again()?;
         }
         summary.file_bytes = fs::metadata(&summary.path).map_or(0, |meta| meta.len());
         Ok(summary)
