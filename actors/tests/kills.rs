@@ -136,7 +136,10 @@ fn killed_at_any_moment_a_file_opens_and_holds_what_was_flushed() {
             assert!(std::fs::read(path).unwrap() == before, "the original is as it was");
         }
         let copies: Vec<_> = files.iter().map(|(path, safe)| (recovered_path(path), *safe)).collect();
-        assert_eq!(check_with_h5py("plain", &copies), counts, "the copy has as many rows");
+        // A flush that was in its journal, and not yet in the file, is in the copy.
+        for (copy, file) in check_with_h5py("plain", &copies).iter().zip(&counts) {
+            assert!(copy.iter().zip(file).all(|(copy, file)| copy >= file), "{copy:?} of {file:?}");
+        }
 
         for killed in &killed {
             let reader = SessionReader::open(&killed.path).unwrap();

@@ -56,9 +56,9 @@ macro_rules! model {
     };
 }
 
-/// All networks, in the order of [`ModelId`].
+/// All networks, in the order of [`ModelId`]. Not a constant: of that each crate's code would have its own copy of the bytes.
 #[rustfmt::skip]
-pub const MODELS: [ModelFile; 8] = [
+pub static MODELS: [ModelFile; 8] = [
     model!(FaceDetectMulti, "face_detect_multi_v2", "yunet_v2.onnx", "71eae219380041f22c46a0e8d3630d2d69e60ccd9987d4a07dd7bcd91b6923f9"),
     model!(FaceDetectShort, "face_detect_short", "blazeface_short_128.onnx", "5a304520ce934dd9bc9bda726a47999a346a0ca8fcbe388080a3fc5a87326e8f"),
     model!(FaceDetectFull, "face_detect_full", "blazeface_full_192.onnx", "ca8c203b58efd316942f0570f25d59acb9f782b4fbfcfce6462e715021f9a29e"),

@@ -214,8 +214,9 @@ def test_rows_that_were_safe_are_there_and_whole(states: list[State]) -> None:
     files = [(state.files / f"{writer}.h5", state.safe[writer]) for state in states for writer in WRITERS[1:] if writer in state.safe]
     assert len(files) >= len(states)
     counts = check_rows("plain", [(recovered(path), least) for path, least in files])
-    # What a mere kill leaves opens as it is; what is torn may not.
-    assert check_rows("swmr", files[:2]) == counts[:2]
+    # What a mere kill leaves opens as it is, without a flush that is in its journal alone; what is torn may not.
+    as_they_are = check_rows("swmr", files[:2])
+    assert all(row <= copy for rows, copies in zip(as_they_are, counts) for row, copy in zip(rows, copies))
     print(f"{len(states)} losses of power: {len(files)} files, {sum(map(sum, counts))} rows checked")
     print(f"without their journals {sum(loses_alone(path) for path, _ in files)} of them would lose what had been committed")
 
