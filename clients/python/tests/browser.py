@@ -19,7 +19,7 @@ from youquanti._websocket import WebSocket
 PATIENCE = 120.0
 
 #: Keys that are no characters: `windowsVirtualKeyCode`, and the text that goes with them.
-KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " "), "ArrowDown": (40, ""), "Delete": (46, "")}
+KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " "), "ArrowDown": (40, ""), "Delete": (46, ""), "Escape": (27, "")}
 
 
 class Page:

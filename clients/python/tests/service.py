@@ -30,12 +30,12 @@ smallest_face = 40
 [participants]
 expected = 2
 names = ["Änne", "Ben"]
+[server]
+port = 0
 [recording]
 enabled = false
 flush_interval = "200ms"
 reserve = "1MB"
-[server]
-port = 0
 """
 
 
@@ -74,7 +74,10 @@ def with_gpus(folder: Path) -> dict[str, str]:
 
 
 class Service:
-    """The program, running in a folder. With faults it is a rehearsal, whose matrix is `matrix.json` at its end."""
+    """The program, running in a folder, with more keys of `[recording]` and tables after it.
+
+    With faults it is a rehearsal, whose matrix is `matrix.json` at its end.
+    """
 
     def __init__(
         self,

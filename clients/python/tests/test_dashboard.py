@@ -230,6 +230,58 @@ def test_without_pictures_faces_are_drawn_alone_and_gpus_are_shown(tmp_path: Pat
         service.process.wait()
 
 
+def test_what_a_recording_lacks_is_said_and_somebody_decides_to_record_all_the_same(tmp_path: Path) -> None:
+    service = Service(tmp_path, "lacking", more="require_faces = true\n")
+    try:
+        for page in open_page(service, tmp_path):
+            with service.client() as client:
+                client.pause_camera("right")
+            offer = "document.getElementById('override-form').checkVisibility()"
+            focus = "document.activeElement.id === '{}'"
+            assert not page.evaluate(offer)
+            page.wait_for("document.getElementById('state').textContent === 'running'")
+
+            # Said, and then left; all of it by keyboard.
+            page.press("r")
+            page.wait_for(offer)
+            missing = page.evaluate("document.getElementById('override-missing').textContent")
+            assert missing in ("0 of 2 faces in view", "1 of 2 faces in view")
+            assert page.evaluate(focus.format("override-by"))
+            page.screenshot(SHOTS / "dashboard_override.png")
+            page.call("Input.insertText", text="Somebody")
+            page.press("Escape")
+            page.wait_for(f"!{offer} && {focus.format('record')}")
+
+            # Nobody's decision is none, and what was typed before is not the next one's.
+            page.press("r")
+            page.wait_for(offer)
+            page.press("Enter")
+            assert page.evaluate(f"{focus.format('override-by')} && document.activeElement.value === ''")
+            with service.client() as client:
+                assert client.state()["state"] == "running"
+            page.call("Input.insertText", text="Ada")
+            page.press("Tab")
+            page.call("Input.insertText", text="Ben comes later")
+            page.press("Enter")
+            page.wait_for("document.getElementById('state').textContent === 'recording'")
+            page.wait_for(f"!{offer} && {focus.format('record')}")
+            page.press("r")
+            page.wait_for("document.getElementById('state').textContent === 'running'")
+            # The browser says of both refusals that they were.
+            assert len(page.errors) == 2 and all("409" in error for error in page.errors), page.errors
+            page.errors.clear()
+        (path,) = service.folder.glob("sessions/*.h5")
+        with youquanti.load(path) as session:
+            assert session.overridden is not None
+            assert (session.overridden["by"], session.overridden["reason"]) == ("Ada", "Ben comes later")
+            (lacked,) = session.overridden["missing"]
+            assert lacked in ("0 of 2 faces in view", "1 of 2 faces in view")
+            assert session.recorded_by == "Ada"
+    finally:
+        service.process.terminate()
+        service.process.wait()
+
+
 def test_every_control_is_reached_by_keyboard(page: browser.Page) -> None:
     page.wait_for("document.querySelectorAll('.person').length === 2")
     page.wait_for("document.querySelectorAll('.camera [data-command=resume_camera]:disabled').length === 2")

@@ -23,6 +23,7 @@ export class Refusal extends Error {
     super(error?.message ?? `the program answers ${status}`);
     this.status = status;
     this.allowed = error?.allowed ?? [];
+    this.missing = error?.missing ?? [];
   }
 }
 

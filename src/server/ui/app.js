@@ -100,7 +100,9 @@ async function refresh() {
   at("verdict").title = state.verdict?.reasons.map((reason) => reason.text).join("\n") ?? "";
   const canStop = state.allowed.includes("stop_recording");
   at("record-what").textContent = canStop ? "Stop recording" : "Start recording";
-  at("record").disabled = !canStop && !state.allowed.includes("start_recording");
+  const canStart = state.allowed.includes("start_recording");
+  at("record").disabled = !canStop && !canStart;
+  at("override-form").hidden ||= !canStart;
   at("file").textContent = state.recording
     ? `${state.recording.path}, ${(state.recording.bytes / 1e6).toFixed(1)} MB` : "not recording";
   at("disk").textContent = state.free_bytes === null ? "" : `${gigabytes(state.free_bytes)} GB free on disk`;
@@ -158,11 +160,39 @@ at("recording").onsubmit = (event) => {
   if (state?.allowed.includes("stop_recording")) {
     command("stop_recording").then(refresh).catch(complain);
   } else {
-    const name = at("recording-name").value.trim();
-    command("start_recording", { ...(name && { name }), notes: at("recording-notes").value, by: "dashboard" })
-      .then(refresh).catch(complain);
+    startRecording().catch((error) => (error.missing?.length ? offerOverride(error.missing) : complain(error)));
   }
 };
+
+function startRecording(decision = {}) {
+  const name = at("recording-name").value.trim();
+  const values = { ...(name && { name }), notes: at("recording-notes").value, by: "dashboard", ...decision };
+  return command("start_recording", values).then(refresh);
+}
+
+// What a recording requires is missing: somebody may decide to do without, by name and for this one.
+function offerOverride(missing) {
+  const form = at("override-form");
+  at("override-missing").textContent = missing.join(", ");
+  if (form.hidden) form.reset();
+  form.hidden = false;
+  at("override-by").focus();
+}
+
+function endOverride() {
+  at("override-form").hidden = true;
+  at("record").focus();
+}
+
+at("override-form").onsubmit = (event) => {
+  event.preventDefault();
+  const [by, override] = ["override-by", "override-reason"].map((id) => at(id).value.trim());
+  startRecording({ by, override }).then(endOverride).catch(complain);
+};
+at("override-form").onkeydown = (event) => {
+  if (event.key === "Escape") endOverride();
+};
+at("override-cancel").onclick = endOverride;
 
 const kept = JSON.parse(localStorage.getItem(MARKERS) ?? '["begin", "end", "question", "artefact"]');
 
