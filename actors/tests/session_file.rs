@@ -324,6 +324,16 @@ fn windows_of_synchrony_come_back_and_add_up() {
     for n in 0..100 {
         writer.append_synchrony(&window(n)).unwrap();
     }
+    let cleo = Participant {
+        time: START,
+        id: ParticipantId(3),
+        name: "Cleo",
+        role: "",
+        camera: "left",
+        track: TrackId(1),
+        why: "first seen",
+    };
+    writer.append_participant(&cleo).unwrap();
     finish(writer);
     let reader = SessionReader::open(&path).unwrap();
     assert_eq!(reader.window_count(), 100);
@@ -347,8 +357,16 @@ fn windows_of_synchrony_come_back_and_add_up() {
     let second = &told.likeness[1];
     assert_eq!((second.known, second.significant), (67, 67));
     assert!((second.median_lag_s.unwrap() + 1.0 / 30.0).abs() < 1e-6, "{second:?}");
+    // A line for each group, however many pairs there are.
     let text = reader.inspect(0).unwrap().to_string();
-    assert!(text.contains("synchrony P1–P2 smile: 67 of 100 windows known"), "{text}");
+    let lines: Vec<_> = text.lines().skip_while(|line| !line.starts_with("synchrony")).take(3).collect();
+    let lines_expected = [
+        "synchrony jaw: 3 pairs, 100 windows; median |r| 0.05; strongest P2 and P3 Cleo: r 0.05, known in 67, p ≤ 0.05 in 67, \
+         there P3 Cleo 0.13 s earlier",
+        "synchrony smile: 3 pairs, 100 windows; median |r| 0.05; strongest P2 and P3 Cleo: r 0.05, known in 67, p ≤ 0.05 in 0",
+        "          all pairs: --json",
+    ];
+    assert_eq!(lines, lines_expected, "{text}");
 }
 
 #[test]

@@ -673,7 +673,7 @@ impl fmt::Display for Inspection {
             )?;
         }
         if let Some(synchrony) = &self.synchrony {
-            synchrony.fmt(f)?;
+            write_synchrony(f, synchrony, &self.participants)?;
         }
         for card in &self.validity {
             card.fmt(f)?;
@@ -718,32 +718,6 @@ impl fmt::Display for Inspection {
         for event in &self.events {
             let at = seconds(event.time_ns.saturating_sub(header.clock_start_ns));
             writeln!(f, "{at:>9.3} s {} {} {}", event.source, event.kind, event.text)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for SynchronyInspection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for of in &self.likeness {
-            let [first, second] = of.pair;
-            write!(
-                f,
-                "synchrony P{first}–P{second} {}: {} of {} windows known",
-                of.group, of.known, self.windows
-            )?;
-            if let Some(r) = of.median_r {
-                write!(f, ", median r {r:.2}, p ≤ 0.05 in {}", of.significant)?;
-            }
-            if let Some(lag) = of.median_lag_s {
-                write!(
-                    f,
-                    ", there P{second} {:.2} s {}",
-                    lag.abs(),
-                    if lag < 0.0 { "earlier" } else { "later" }
-                )?;
-            }
-            writeln!(f)?;
         }
         Ok(())
     }
@@ -832,6 +806,46 @@ fn mode_text(facts: &CameraFacts) -> String {
     text
 }
 
+/// How alike participants moved: a line for each group of channels, with the pair whose median r is farthest from 0. What is known of
+/// every pair is in the JSON.
+fn write_synchrony(
+    f: &mut fmt::Formatter<'_>,
+    SynchronyInspection { windows, likeness }: &SynchronyInspection,
+    people: &[ParticipantInspection],
+) -> fmt::Result {
+    let name = |id: u32| match people.iter().find(|person| person.id == id) {
+        Some(ParticipantInspection { name, .. }) if !name.is_empty() => format!("P{id} {name}"),
+        _ => format!("P{id}"),
+    };
+    let Some(first) = likeness.first().map(|of| of.pair) else { return Ok(()) };
+    let groups = likeness.iter().take_while(|of| of.pair == first).map(|of| &of.group);
+    let pairs = likeness.len() / groups.clone().count();
+    let what = if pairs == 1 { "pair" } else { "pairs" };
+    for group in groups {
+        write!(f, "synchrony {group}: {pairs} {what}, {windows} windows")?;
+        let known = likeness.iter().filter(|of| of.group == *group);
+        let known: Vec<_> = known.filter_map(|of| Some((of.median_r?, of))).collect();
+        let strongest = known.iter().max_by(|(a, _), (b, _)| a.abs().total_cmp(&b.abs()));
+        match (median(known.iter().map(|(r, _)| r.abs()).collect()), strongest) {
+            (Some(middle), Some((r, of))) => {
+                let [a, b] = of.pair.map(name);
+                write!(f, "; median |r| {middle:.2}; strongest {a} and {b}: r {r:.2}")?;
+                write!(f, ", known in {}, p ≤ 0.05 in {}", of.known, of.significant)?;
+                if let Some(lag) = of.median_lag_s {
+                    let when = if lag < 0.0 { "earlier" } else { "later" };
+                    write!(f, ", there {b} {:.2} s {when}", lag.abs())?;
+                }
+            }
+            _ => write!(f, "; r is known in none")?,
+        }
+        writeln!(f)?;
+    }
+    if pairs > 1 {
+        writeln!(f, "          all pairs: --json")?;
+    }
+    Ok(())
+}
+
 /// How long rows waited until they were safe.
 fn write_flushes(f: &mut fmt::Formatter<'_>, quality: &BTreeMap<String, QualitySeries>) -> fmt::Result {
     let values = |item: &str| quality.get(item).map_or(&[][..], |series| &series.value).iter().copied();
@@ -893,6 +907,29 @@ mod tests {
         check(951_782_400, "2000-02-29 00:00:00 UTC");
         check(1_767_225_599, "2025-12-31 23:59:59 UTC");
         check(4_107_542_400, "2100-03-01 00:00:00 UTC");
+    }
+
+    #[test]
+    fn nine_people_take_a_line_of_synchrony_for_each_group_with_the_strongest_pair() {
+        let pairs = || (1..=9).flat_map(|a| (a + 1..=9).map(move |b| [a, b]));
+        let of = |pair, group: &str, median_r: Option<f64>| LikenessInspection {
+            pair,
+            group: group.to_owned(),
+            known: median_r.map_or(0, |_| 7),
+            significant: 0,
+            median_r,
+            median_lag_s: None,
+        };
+        let r = |pair| if pair == [4, 6] { -0.8 } else { 0.1 };
+        let likeness =
+            pairs().flat_map(|pair| [of(pair, "smile", Some(r(pair))), of(pair, "jaw", None)]).collect();
+        let synchrony = SynchronyInspection { windows: 7, likeness };
+        let text = fmt::from_fn(|f| write_synchrony(f, &synchrony, &[])).to_string();
+        assert_eq!(
+            text,
+            "synchrony smile: 36 pairs, 7 windows; median |r| 0.10; strongest P4 and P6: r -0.80, known in 7, p ≤ 0.05 in 0\n\
+             synchrony jaw: 36 pairs, 7 windows; r is known in none\n          all pairs: --json\n"
+        );
     }
 
     #[test]
