@@ -30,7 +30,7 @@ use crate::fault;
 use crate::flight::Stage;
 use crate::ledger::{CameraSnapshot, Consumer, Imbalance, LedgerSnapshot};
 use crate::live::{Listen, Live, wait_for};
-use crate::lsl::{LslActor, LslPlan, MarkerSinks, Streams};
+use crate::lsl::{FinishRows, LslActor, LslPlan, MarkerSinks, Streams};
 use crate::messages::{CameraGap, ChildId, Event, EventKind};
 use crate::outputs::Outputs;
 use crate::participants::{ParticipantsActor, Roster};
@@ -709,18 +709,17 @@ impl Cast {
         }
     }
 
-    /// Stops everything but the recorder, in the order in which frames flow. Returns what went wrong.
+    /// Stops everything but the recorder and the streams of events, in the order in which frames flow. Returns what went wrong.
     async fn stop(&self, plan: &SessionPlan, plane: &DataPlane) -> Vec<String> {
         let cameras = plane.camera_ids().map(ChildId::Camera).collect();
         let pipelines = (0..plan.pipelines.len())
             .map(|worker| ChildId::Pipeline(u16::try_from(worker).unwrap_or(u16::MAX)))
             .collect();
         let mut troubles = Vec::new();
-        let lsl = plan.lsl.iter().map(|_| ChildId::Lsl).collect();
         let synchrony = plan.synchrony.iter().map(|_| ChildId::Synchrony).collect();
         let pose = plan.pose.iter().map(|_| ChildId::Pose).collect();
         let participants = vec![ChildId::Participants];
-        for children in [cameras, pipelines, pose, participants, synchrony, lsl, vec![ChildId::Preview]] {
+        for children in [cameras, pipelines, pose, participants, synchrony, vec![ChildId::Preview]] {
             let children: Vec<ChildId> = children;
             let patience = |id| match id {
                 ChildId::Pipeline(_) => PATIENCE.max(plan.pipeline_timeout),
@@ -733,6 +732,9 @@ impl Cast {
                     troubles.push(format!("{} {trouble}", child_name(plane, id)));
                 }
             }
+        }
+        if let Err(trouble) = self.finish_rows().await {
+            troubles.push(format!("{} {trouble}", ChildId::Lsl));
         }
         self.stop_video(plane).await;
         for id in videos(plane).map(ChildId::Video) {
@@ -756,6 +758,27 @@ impl Cast {
         troubles
     }
 
+    /// Has the streams' rows sent to the last; an actor that does not answer is ended at once.
+    async fn finish_rows(&self) -> Result<(), String> {
+        let Some(lsl) = self.outputs.lsl.get() else { return Ok(()) };
+        match actix_rt::time::timeout(PATIENCE, lsl.send(FinishRows)).await {
+            // A closed mailbox is that of an actor that has failed, which was said then.
+            Ok(_) => Ok(()),
+            Err(_) => self.end_streams().await,
+        }
+    }
+
+    /// Ends the streams: receivers see them go.
+    async fn end_streams(&self) -> Result<(), String> {
+        let ended =
+            self.stop_child(ChildId::Lsl, PATIENCE).await.unwrap_or_else(|gone| Err(gone.to_string()));
+        // Each takes its time to go.
+        let streams = self.streams.clone();
+        let closing = actix_rt::task::spawn_blocking(move || streams.close());
+        actix_rt::time::timeout(PATIENCE, closing).await.ok();
+        ended
+    }
+
     /// Threads that hang and were left behind.
     async fn abandoned(&self) -> usize {
         self.supervisor.send(CountAbandoned).await.unwrap_or(0)
@@ -765,13 +788,9 @@ impl Cast {
         self.supervisor.send(StopChild { id, patience })
     }
 
-    /// Closes the file, if there is one, and leaves nothing in shared memory.
-    async fn finish(&self, plane: &DataPlane) -> Result<Option<Summary>, String> {
-        let closed = self.end_recording(plane).await;
-        // Each takes its time to go.
-        let streams = self.streams.clone();
-        let closing = actix_rt::task::spawn_blocking(move || streams.close());
-        actix_rt::time::timeout(PATIENCE, closing).await.ok();
+    /// Ends what is left once the file is closed and that is said, and leaves nothing in shared memory. Returns what went wrong.
+    async fn finish(&self, plane: &DataPlane) -> Result<(), String> {
+        let streamed = self.end_streams().await;
         // It has done its work; what it says after that changes nothing.
         self.stop_child(ChildId::Recorder, PATIENCE).await.ok();
         plane.settle_index();
@@ -779,7 +798,7 @@ impl Cast {
         if self.abandoned().await > 0 {
             plane.ledger.give_up(Consumer::Index);
         }
-        closed
+        streamed.map_err(|trouble| format!("{} {trouble}", ChildId::Lsl))
     }
 }
 
@@ -1042,15 +1061,25 @@ impl SessionActor {
             let (cast, plan, plane) = (Arc::clone(&cast), plan.clone(), Arc::clone(&plane));
             async move { cast.stop(&plan, &plane).await }
         };
-        let finishing = actix::fut::wrap_future::<_, Self>(stopping).then(move |troubles, session, _| {
+        let closing = {
+            let (cast, plane) = (Arc::clone(&cast), Arc::clone(&plane));
+            async move { cast.end_recording(&plane).await }
+        };
+        let finishing = async move { (cast.finish(&plane).await, cast.abandoned().await) };
+        let stopping = actix::fut::wrap_future::<_, Self>(stopping);
+        let closed = stopping.then(move |troubles, session, _| {
             troubles.into_iter().for_each(|trouble| session.degrade(ReasonCode::StopFailed, trouble));
-            actix::fut::wrap_future(async move {
-                let closed = cast.finish(&plane).await;
-                (closed, cast.abandoned().await)
-            })
+            actix::fut::wrap_future(closing)
         });
-        ctx.spawn(finishing.map(move |(closed, abandoned_threads), session, ctx| {
+        let finished = closed.then(move |closed, session, ctx| {
+            // The last event that is streamed.
             session.recording_closed(ctx, closed);
+            actix::fut::wrap_future(finishing)
+        });
+        ctx.spawn(finished.map(move |(finished, abandoned_threads), session, ctx| {
+            if let Err(trouble) = finished {
+                session.degrade(ReasonCode::StopFailed, trouble);
+            }
             let snapshot = session.plane.ledger.snapshot();
             let imbalances = snapshot.imbalances();
             for imbalance in &imbalances {
@@ -1273,7 +1302,8 @@ impl Handler<Start> for SessionActor {
             let started = cast.start(&plan, &plane, session).await;
             if started.is_err() {
                 cast.stop(&plan, &plane).await;
-                // The error that is returned says more than one of a file without rows.
+                // The error that is returned says more than one of a file without rows, or of streams.
+                cast.end_recording(&plane).await.ok();
                 cast.finish(&plane).await.ok();
             }
             started

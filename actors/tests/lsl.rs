@@ -174,6 +174,40 @@ fn a_receiver_sees_the_same_streams_through_all_failures_and_misses_no_frame() {
 }
 
 #[test]
+fn the_last_event_that_receivers_see_says_that_the_file_is_closed() {
+    let _serial = serially();
+    let lsl = alone();
+    let source = Source::new(Pace::Real);
+    let mut setup = Setup::new(&[&source], Stub::free());
+    streaming(&mut setup, "last", 1);
+    let session = setup.start();
+    let resolver = Resolver::new(lsl, "contains(source_id, '_last_')", Duration::from_secs(3600)).unwrap();
+    let mut inlet = Inlet::open(&streams(&resolver, 4)["youquanti_events"], 10_000, PATIENCE).unwrap();
+    one_by_one(&session, &source, 3);
+    let (report, inspection) = setup.finish(session);
+
+    let mut events: Vec<serde_json::Value> = Vec::new();
+    until("the last event has come", || {
+        let texts = inlet.pull().unwrap().into_iter().map(|sample| match sample.values {
+            Values::Texts(texts) => serde_json::from_str(&texts[0]).unwrap(),
+            Values::Numbers(_) => panic!("a stream of numbers"),
+        });
+        events.extend(texts);
+        events.iter().any(|event| event["kind"] == "recording_stopped")
+    });
+    let (last, before) = events.split_last().unwrap();
+    assert_eq!((&last["kind"], &last["detail"]["complete"]), (&"recording_stopped".into(), &true.into()));
+    assert!(before.iter().any(|event| event["kind"] == "session_stopping"), "{before:?}");
+    assert_eq!(report.lsl.unwrap().events_lost, 0);
+    // Rows had ended before: the file has all of the ledger.
+    let inspection = inspection.unwrap();
+    for consumer in ["streams", "stream_results"] {
+        let ledger = inspection.ledger.iter().find(|ledger| ledger.consumer == consumer).unwrap();
+        assert_eq!((ledger.captured, ledger.delivered, ledger.under_way), (3, 3, 0), "{consumer}");
+    }
+}
+
+#[test]
 fn a_stream_actor_that_never_comes_back_costs_nothing_but_the_streams() {
     let _serial = serially();
     alone();
@@ -245,5 +279,29 @@ fn a_stream_actor_that_hangs_is_found_and_costs_nothing_but_rows_which_are_in_th
         let found = inspection.ledger.iter().find(|ledger| ledger.consumer == name).unwrap();
         assert_eq!((found.captured, found.delivered), (counts.captured, counts.delivered));
         assert_eq!(found.dropped.values().sum::<u64>(), counts.dropped_total());
+    }
+}
+
+#[test]
+fn a_stream_actor_that_hangs_when_the_session_ends_keeps_nothing_from_the_file() {
+    let _serial = serially();
+    alone();
+    let source = Source::new(Pace::Real);
+    let mut setup = Setup::new(&[&source], Stub::free());
+    streaming(&mut setup, "stuck", 1);
+    let session = setup.start();
+    one_by_one(&session, &source, 3);
+    let hang = fault::hang("lsl:faces");
+    until("it hangs", || {
+        one_by_one(&session, &source, 1);
+        hang.hangs()
+    });
+    let captured = camera(&session, 0).captured;
+    let (report, inspection) = setup.finish(session);
+    let inspection = inspection.unwrap();
+    assert_eq!(inspection.cameras[0].faces, captured * FACES as u64, "all is in the file");
+    assert_eq!(report.abandoned_threads, 1);
+    for reasons in [&report.degraded, &inspection.stop.unwrap().reasons] {
+        assert!(reasons.iter().any(|reason| reason.starts_with("lsl ")), "{reasons:?}");
     }
 }

@@ -84,6 +84,12 @@ pub struct MarkerSinks {
     pub events: Recipient<Event>,
 }
 
+/// Every frame has been captured and looked at: those that wait get their rows, and streams of others are left, before the file is
+/// closed. Events are sent on, until [`Shutdown`]. Answered when that is done.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct FinishRows;
+
 /// The session's streams, sent.
 pub struct LslActor {
     plan: Arc<LslPlan>,
@@ -255,12 +261,19 @@ impl Handler<Event> for LslActor {
     }
 }
 
+impl Handler<FinishRows> for LslActor {
+    type Result = ();
+
+    fn handle(&mut self, _: FinishRows, ctx: &mut Self::Context) {
+        self.take_waiting_facts(ctx, None);
+        self.work(ctx, streams::Open::finish);
+    }
+}
+
 impl Handler<Shutdown> for LslActor {
     type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: Shutdown, ctx: &mut Self::Context) -> Self::Result {
-        self.take_waiting_facts(ctx, None);
-        self.work(ctx, streams::Open::finish);
+    fn handle(&mut self, _: Shutdown, _: &mut Self::Context) -> Self::Result {
         let linger = if self.streams.has_consumers() { LINGER } else { Duration::ZERO };
         let lingering = actix::fut::wrap_future::<_, Self>(actix_rt::time::sleep(linger));
         Box::pin(lingering.map(|(), actor, ctx| {
