@@ -388,21 +388,26 @@ fn nor_do_they_cost_one_while_faces_are_sought() {
     }
 }
 
+/// A client that asks for every result, as large as they are, and has not read anything yet.
+fn subscribe(at: SocketAddr) -> TcpStream {
+    let mut client = connect(at);
+    let request = format!(
+        "GET /api/v1/live HTTP/1.1\r\nHost: {at}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    client.write_all(request.as_bytes()).unwrap();
+    let subscribe = br#"{"type":"subscribe","results":{"landmarks":true}}"#;
+    let mut frame = vec![0x81, 0x80 | subscribe.len() as u8, 0, 0, 0, 0];
+    frame.extend_from_slice(subscribe);
+    client.write_all(&frame).unwrap();
+    client
+}
+
 /// Two hundred clients at once, a quarter of them with garbage, twenty that send a byte at a time, and one that never reads.
 fn abuse(service: &Service) {
     // Clients that never end what they begin, and one that never reads what it asked for.
     let mut slow: Vec<_> = (0..20).map(|_| connect(service.at)).collect();
-    let mut deaf = connect(service.at);
-    let request = format!(
-        "GET /api/v1/live HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        service.at
-    );
-    deaf.write_all(request.as_bytes()).unwrap();
-    let subscribe = br#"{"type":"subscribe","results":{"landmarks":true}}"#;
-    let mut frame = vec![0x81, 0x80 | subscribe.len() as u8, 0, 0, 0, 0];
-    frame.extend_from_slice(subscribe);
-    deaf.write_all(&frame).unwrap();
+    let _deaf = subscribe(service.at);
     std::thread::scope(|scope| {
         for client in 0..200 {
             let asking = move || match client % 4 {
@@ -435,6 +440,34 @@ fn abuse(service: &Service) {
             }
         }
     });
+}
+
+#[test]
+fn what_a_client_missed_that_was_let_go_because_it_took_nothing_is_counted() {
+    let service = Service::with(&SEEKING, "backend = \"cpu\"\nthreads = 1\nsmallest_face = 40", "");
+    let figure = |name: &str| -> u64 {
+        let page = service.get("/metrics").is(200).body;
+        let line = page.lines().find_map(|line| line.strip_prefix(&format!("youquanti_{name} ")));
+        line.unwrap_or_else(|| panic!("{name} is not in {page}")).parse().unwrap()
+    };
+    let wait_for_sockets = |count: u64| {
+        while figure("websockets") != count {
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    };
+    let leaves = subscribe(service.at);
+    wait_for_sockets(1);
+    drop(leaves);
+    wait_for_sockets(0);
+    assert_eq!(figure("websocket_missed_total"), 0, "one that leaves by itself has missed nothing");
+
+    let _deaf = subscribe(service.at);
+    wait_for_sockets(1);
+    wait_for_sockets(0);
+    let results = ["left", "right"].map(|camera| service.frames(camera).1).iter().sum::<u64>();
+    let missed = figure("websocket_missed_total");
+    assert!((1..=results).contains(&missed), "{missed} of {results} results");
+    service.end_busy();
 }
 
 #[test]

@@ -110,6 +110,12 @@ impl<T: Clone> Stream<T> {
         self.missed
     }
 
+    /// How many were published for this listener that it has not received, also those that the ring has no longer and that
+    /// [`missed`](Self::missed) will have.
+    pub fn behind(&self) -> u64 {
+        self.receiver.as_ref().map_or(0, |receiver| receiver.len() as u64)
+    }
+
     /// The next one; `None` when the session is over. May be cancelled, which loses nothing.
     pub async fn recv(&mut self) -> Option<T> {
         let receiver = self.receiver.as_mut()?;
@@ -182,9 +188,11 @@ mod tests {
             live.event(&event(at));
             assert!(matches!(quick.next(Duration::ZERO), Next::Item(event) if event.at.0 == at));
         }
+        assert_eq!((slow.behind(), quick.behind()), (sent, 0));
         let Next::Item(first) = slow.next(Duration::ZERO) else { panic!() };
         assert_eq!(slow.missed() + 1, first.at.0, "what was missed and what came make all");
         assert!(slow.missed() >= 100 - 1);
+        assert_eq!(slow.missed() + 1 + slow.behind(), sent);
         assert_eq!(quick.missed(), 0);
     }
 

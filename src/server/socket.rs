@@ -179,6 +179,8 @@ pub(crate) async fn open(
 enum Parting {
     /// It has gone.
     Gone,
+    /// It takes nothing.
+    TakesNothing,
     /// It says what nobody understands, or too much.
     Misbehaves,
     /// The session, or the server, has ended.
@@ -224,12 +226,9 @@ impl Client {
         }
     }
 
-    /// Sends a text; a client that takes nothing for long has gone.
+    /// Sends a text.
     async fn send(&mut self, text: String) -> Result<(), Parting> {
-        match timeout(TAKEN_WITHIN, self.socket.text(text)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Parting::Gone),
-        }
+        taken(self.socket.text(text)).await
     }
 
     /// Takes a message; what is wrong with it is said, a few times.
@@ -257,8 +256,8 @@ impl Client {
                 self.events = events;
                 self.results = results;
                 self.newest.iter_mut().for_each(|newest| *newest = None);
-                self.told.1 = 0;
                 self.send(json!({ "type": "subscribed" }).to_string()).await?;
+                self.told.1 = 0;
                 Ok(true)
             }
             Ok(Said::Wish(Wish::Clock { sent })) => {
@@ -366,14 +365,19 @@ impl Client {
     }
 
     /// Tells a client that was too slow what it has missed.
-    async fn tell_missed(&mut self, events: u64, results: u64) -> Result<(), Parting> {
+    async fn tell_missed(&mut self, (events, results): (u64, u64)) -> Result<(), Parting> {
         if self.told == (events, results) {
             return Ok(());
         }
+        self.count_missed((events, results));
+        self.send(json!({ "type": "missed", "events": events, "results": results }).to_string()).await
+    }
+
+    /// Counts what has been missed since that was last counted.
+    fn count_missed(&mut self, (events, results): (u64, u64)) {
         let more = events - self.told.0 + (results - self.told.1);
         self.counted.0.sockets.missed.fetch_add(more, Ordering::Relaxed);
         self.told = (events, results);
-        self.send(json!({ "type": "missed", "events": events, "results": results }).to_string()).await
     }
 
     /// The times at which the newest results are sent.
@@ -388,6 +392,39 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.pictures.iter().flatten().for_each(JoinHandle::abort);
+    }
+}
+
+/// What a client gets, as it comes.
+struct Incoming {
+    events: Stream<Event>,
+    results: Option<Stream<FacesNamed>>,
+}
+
+impl Incoming {
+    /// Events and results, in that order, that its client has missed so far, as far as is noticed.
+    fn missed(&self) -> (u64, u64) {
+        (self.events.missed(), self.results.as_ref().map_or(0, Stream::missed))
+    }
+
+    /// The same when the client is let go: whoever takes nothing misses all that has come meanwhile.
+    fn missed_at(&self, parting: &Parting) -> (u64, u64) {
+        let (events, results) = self.missed();
+        match parting {
+            Parting::TakesNothing => {
+                (events + self.events.behind(), results + self.results.as_ref().map_or(0, Stream::behind))
+            }
+            Parting::Gone | Parting::Misbehaves | Parting::Over => (events, results),
+        }
+    }
+}
+
+/// Waits until a client has taken something, but not for long.
+async fn taken<E>(sending: impl Future<Output = Result<(), E>>) -> Result<(), Parting> {
+    match timeout(TAKEN_WITHIN, sending).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Parting::Gone),
+        Err(_) => Err(Parting::TakesNothing),
     }
 }
 
@@ -417,12 +454,14 @@ async fn next(results: &mut Option<Stream<FacesNamed>>) -> Option<FacesNamed> {
 
 /// Serves a client until one of both parts.
 async fn serve(mut client: Client, messages: AggregatedMessageStream) {
-    let parting = match attend(&mut client, messages).await {
+    let mut incoming = Incoming { events: client.session.events(), results: None };
+    let parting = match attend(&mut client, &mut incoming, messages).await {
         Ok(()) => Parting::Gone,
         Err(parting) => parting,
     };
+    client.count_missed(incoming.missed_at(&parting));
     let code = match parting {
-        Parting::Gone => CloseCode::Normal,
+        Parting::Gone | Parting::TakesNothing => CloseCode::Normal,
         Parting::Misbehaves => CloseCode::Policy,
         Parting::Over => CloseCode::Away,
     };
@@ -430,12 +469,14 @@ async fn serve(mut client: Client, messages: AggregatedMessageStream) {
     timeout(Duration::from_secs(1), client.socket.clone().close(Some(CloseReason::from(code)))).await.ok();
 }
 
-async fn attend(client: &mut Client, mut messages: AggregatedMessageStream) -> Result<(), Parting> {
+async fn attend(
+    client: &mut Client,
+    incoming: &mut Incoming,
+    mut messages: AggregatedMessageStream,
+) -> Result<(), Parting> {
     let shared = client.counted.0.clone();
     let closing = shared.sockets.closing.notified();
     tokio::pin!(closing);
-    let mut events = client.session.events();
-    let mut results: Option<Stream<FacesNamed>> = None;
     let mut pings = interval(PING);
     let mut unanswered = 0;
     let mut ticks = None;
@@ -448,39 +489,35 @@ async fn attend(client: &mut Client, mut messages: AggregatedMessageStream) -> R
                     unanswered = 0;
                     if client.hear(&text).await? {
                         ticks = client.ticks();
-                        results = client.results.is_some().then(|| client.session.results());
+                        incoming.results = client.results.is_some().then(|| client.session.results());
                     }
                 }
                 Some(Ok(AggregatedMessage::Ping(bytes))) => {
-                    let answered = timeout(TAKEN_WITHIN, client.socket.pong(&bytes)).await;
-                    if !matches!(answered, Ok(Ok(()))) {
-                        return Err(Parting::Gone);
-                    }
+                    taken(client.socket.pong(&bytes)).await?;
                 }
                 Some(Ok(AggregatedMessage::Pong(_))) => unanswered = 0,
                 Some(Ok(AggregatedMessage::Close(_))) | None => return Err(Parting::Gone),
                 Some(Ok(AggregatedMessage::Binary(_))) => client.complain("messages are text").await?,
                 Some(Err(_)) => return Err(Parting::Misbehaves),
             },
-            event = events.recv() => match event {
+            event = incoming.events.recv() => match event {
                 Some(event) => client.event(event).await?,
                 None => return Err(Parting::Over),
             },
-            result = next(&mut results) => match result {
+            result = next(&mut incoming.results) => match result {
                 Some(result) => client.result(result).await?,
                 None => return Err(Parting::Over),
             },
             () = tick(&mut ticks) => client.show_newest().await?,
             _ = pings.tick() => {
                 unanswered += 1;
-                let is_lost = unanswered > TAKEN_WITHIN.as_secs() / PING.as_secs() + 1;
-                let pinged = timeout(TAKEN_WITHIN, client.socket.ping(b"")).await;
-                if is_lost || !matches!(pinged, Ok(Ok(()))) {
-                    return Err(Parting::Gone);
+                if unanswered > TAKEN_WITHIN.as_secs() / PING.as_secs() + 1 {
+                    return Err(Parting::TakesNothing);
                 }
+                taken(client.socket.ping(b"")).await?;
             }
         }
-        client.tell_missed(events.missed(), results.as_ref().map_or(0, Stream::missed)).await?;
+        client.tell_missed(incoming.missed()).await?;
     }
 }
 
