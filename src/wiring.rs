@@ -102,16 +102,10 @@ fn lsl(config: &Config) -> LslPlan {
         required: markers.required,
     };
     LslPlan {
-        session_name: config.session.name.to_string(),
-        software: SOFTWARE.to_owned(),
         native: lsl.profile != config::LslProfile::Youquantipy,
         youquantipy: lsl.profile != config::LslProfile::Youquanti,
         mesh: lsl.mesh,
-        pose: config.pose.enabled,
         quality: lsl.quality,
-        participants: config.participants.expected.map_or(0, |expected| expected.get() as u16),
-        participant_names: participant_names(config),
-        synchrony: config.synchrony.enabled.then(|| synchrony(config)),
         markers: lsl.markers.iter().flatten().map(query).collect(),
     }
 }

@@ -174,16 +174,10 @@ impl Options {
             max_faces: faces,
         };
         let lsl = LslPlan {
-            session_name: self.name.clone(),
-            software: "lsl-load".to_owned(),
             native: self.profile != "youquantipy",
             youquantipy: self.profile != "youquanti",
             mesh: self.mesh,
-            pose: false,
             quality: self.quality,
-            participants: self.participants,
-            participant_names: Vec::new(),
-            synchrony: None,
             markers: Vec::new(),
         };
         SessionPlan {

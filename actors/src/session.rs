@@ -554,13 +554,14 @@ impl Cast {
         plane: &Arc<DataPlane>,
         events: Recipient<Event>,
     ) -> ChildSpec {
-        let (lsl, plane, port) = (Arc::new(lsl.clone()), Arc::clone(plane), self.outputs.lsl.clone());
+        let (session, lsl) = (Arc::new(plan.clone()), Arc::new(lsl.clone()));
+        let (plane, port) = (Arc::clone(plane), self.outputs.lsl.clone());
         let (streams, sinks) =
             (self.streams.clone(), MarkerSinks { recorder: self.outputs.recorder.clone(), events });
         let factory: Factory = Box::new(move |lifeline| {
-            let (lsl, plane, streams, sinks) =
-                (Arc::clone(&lsl), Arc::clone(&plane), streams.clone(), sinks.clone());
-            let make = move |lifeline| LslActor::new(lsl, plane, streams, sinks, lifeline);
+            let (session, lsl, plane) = (Arc::clone(&session), Arc::clone(&lsl), Arc::clone(&plane));
+            let (streams, sinks) = (streams.clone(), sinks.clone());
+            let make = move |lifeline| LslActor::new(session, lsl, plane, streams, sinks, lifeline);
             port.born(start_on_thread("yq-lsl", lifeline, make))
         });
         ChildSpec {

@@ -37,19 +37,9 @@ fn alone() -> Lsl {
 
 fn streaming(setup: &mut Setup, name: &str, participants: u16) {
     setup.plan.expected_participants = Some(participants);
-    setup.plan.lsl = Some(LslPlan {
-        session_name: name.to_owned(),
-        software: "youquanti 0.0.0".to_owned(),
-        native: true,
-        youquantipy: false,
-        mesh: false,
-        pose: false,
-        quality: false,
-        participants,
-        participant_names: Vec::new(),
-        synchrony: None,
-        markers: Vec::new(),
-    });
+    setup.plan.recording.session_name = name.to_owned();
+    setup.plan.lsl =
+        Some(LslPlan { native: true, youquantipy: false, mesh: false, quality: false, markers: Vec::new() });
 }
 
 /// The streams of a session by name, once there are so many.

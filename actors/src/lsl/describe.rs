@@ -13,6 +13,7 @@ use super::LslPlan;
 use super::channels::{self, Channel};
 use crate::calibration::StampOffset;
 use crate::plane::DataPlane;
+use crate::session::SessionPlan;
 use crate::session_file::{LIKENESS_CHANNELS, LIKENESS_COLUMNS};
 use crate::synchrony::SynchronyOptions;
 
@@ -66,10 +67,16 @@ pub(super) fn first_home(participant: u16, cameras: usize) -> CameraId {
 }
 
 /// All streams of a session whose cameras are open and whose pipelines are built.
-pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap<StreamKey, Declaration> {
-    let facts = Facts { plan, plane, host };
+pub(super) fn declare(
+    session: &SessionPlan,
+    plan: &LslPlan,
+    plane: &DataPlane,
+    host: &str,
+) -> BTreeMap<StreamKey, Declaration> {
+    let facts = Facts { session, plane, host };
+    let participants = session.expected_participants.unwrap_or(0);
     let mut streams = BTreeMap::new();
-    for participant in 0..plan.participants {
+    for participant in 0..participants {
         let number = participant + 1;
         if plan.native {
             let name = format!("P{number}_blendshapes");
@@ -97,7 +104,7 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
             let axes = plan.mesh.then_some(NORMALISED_AXES);
             let stream = facts.person(&name, "Landmark", participant, channels::landmarks(plan), axes);
             streams.insert(StreamKey::Landmarks(participant), stream);
-            if plan.pose {
+            if plane.pose().is_some() {
                 streams.insert(
                     StreamKey::Pose(participant),
                     facts.body(&format!("P{number}_pose"), participant),
@@ -121,10 +128,10 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
             );
         }
     }
-    if let Some(options) = &plan.synchrony {
+    if let Some(options) = &session.synchrony {
         streams.insert(StreamKey::Synchrony, facts.synchrony(options));
     }
-    if plan.youquantipy && plan.participants >= 2 {
+    if plan.youquantipy && participants >= 2 {
         streams.insert(StreamKey::Comodulation, facts.comodulation());
     }
     streams.insert(StreamKey::Events, facts.events());
@@ -133,7 +140,7 @@ pub(super) fn declare(plan: &LslPlan, plane: &DataPlane, host: &str) -> BTreeMap
 
 /// What descriptions are made from.
 struct Facts<'a> {
-    plan: &'a LslPlan,
+    session: &'a SessionPlan,
     plane: &'a DataPlane,
     host: &'a str,
 }
@@ -169,7 +176,7 @@ impl Facts<'_> {
     ) -> Declaration {
         let id = format!("P{}", participant + 1);
         let home = first_home(participant, self.plane.cameras.len());
-        let given = self.plan.participant_names.get(usize::from(participant)).unwrap_or(&id);
+        let given = self.session.participant_names.get(usize::from(participant)).unwrap_or(&id);
         let mut desc = vec![Element::tree(
             "participant",
             vec![
@@ -265,8 +272,8 @@ impl Facts<'_> {
             "acquisition",
             vec![
                 Element::text("manufacturer", "YouQuanti"),
-                Element::text("software", &self.plan.software),
-                Element::text("session", &self.plan.session_name),
+                Element::text("software", &self.session.recording.software),
+                Element::text("session", &self.session.recording.session_name),
                 Element::text("clock", "CLOCK_MONOTONIC of the host, which is lsl_local_clock()"),
             ],
         ));
@@ -276,7 +283,7 @@ impl Facts<'_> {
             channels: channels.len(),
             rate,
             format,
-            source_id: format!("{}_{}_{name}", self.host, self.plan.session_name),
+            source_id: format!("{}_{}_{name}", self.host, self.session.recording.session_name),
             desc,
         }
     }

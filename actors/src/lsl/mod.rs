@@ -34,7 +34,7 @@ use crate::ledger::{DropReason, Ticket};
 use crate::messages::{Event, FacesNamed, IndexEntry, PoseFound, Shutdown, Streamed, SynchronyFound};
 use crate::plane::DataPlane;
 use crate::recorder::RecorderActor;
-use crate::synchrony::SynchronyOptions;
+use crate::session::SessionPlan;
 
 /// Frames' facts taken in one go before other messages have their turn.
 const FACTS_BATCH: usize = 256;
@@ -48,13 +48,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long the last samples have to reach their receivers before the streams end: liblsl does not say when they have.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// What is streamed.
+/// What is streamed, and received, of a session.
 #[derive(Clone, Debug)]
 pub struct LslPlan {
-    /// Name of the configuration: with host and stream it makes a stream's `source_id`.
-    pub session_name: String,
-    /// Program and version.
-    pub software: String,
     /// Whether the streams of this program are sent.
     pub native: bool,
     /// Whether the streams that YouQuantiPy sent are, for analysis code that exists.
@@ -63,14 +59,6 @@ pub struct LslPlan {
     pub mesh: bool,
     /// Whether YouQuantiPy's landmark streams have three values of quality at their end; only with `mesh`.
     pub quality: bool,
-    /// Whether YouQuantiPy's streams of bodies are; only with `youquantipy`.
-    pub pose: bool,
-    /// How many people take part: the streams of all are made at the start.
-    pub participants: u16,
-    /// Names of P1, P2, …, as far as they are known.
-    pub participant_names: Vec<String>,
-    /// What is compared between participants; its windows are a stream.
-    pub synchrony: Option<SynchronyOptions>,
     /// Which streams of others are recorded as markers.
     pub markers: Vec<MarkerQuery>,
 }
@@ -92,6 +80,7 @@ pub struct FinishRows;
 
 /// The session's streams, sent.
 pub struct LslActor {
+    session: Arc<SessionPlan>,
     plan: Arc<LslPlan>,
     plane: Arc<DataPlane>,
     streams: Streams,
@@ -104,13 +93,14 @@ impl LslActor {
     /// An actor for streams that are made, if no life before has, when it is started: cameras are open and pipelines built
     /// by then.
     pub fn new(
+        session: Arc<SessionPlan>,
         plan: Arc<LslPlan>,
         plane: Arc<DataPlane>,
         streams: Streams,
         sinks: MarkerSinks,
         lifeline: Lifeline,
     ) -> Self {
-        Self { plan, plane, streams, sinks, facts: Vec::new(), lifeline }
+        Self { session, plan, plane, streams, sinks, facts: Vec::new(), lifeline }
     }
 
     /// Does `work` with the streams; a failure or a panic in it ends this life.
@@ -136,9 +126,8 @@ impl Actor for LslActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(MAILBOX);
-        let (plan, plane, sinks) = (Arc::clone(&self.plan), Arc::clone(&self.plane), self.sinks.clone());
-        let streams = self.streams.clone();
-        match self.lifeline.guard(|| streams.open(&plan, &plane, &sinks)) {
+        let Self { session, plan, plane, streams, sinks, lifeline, .. } = self;
+        match lifeline.guard(|| streams.open(session, plan, plane, sinks)) {
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 self.lifeline.failed(youquanti_models::with_causes(&error));

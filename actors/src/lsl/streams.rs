@@ -20,6 +20,7 @@ use super::quality::Quality;
 use super::{LslPlan, MarkerSinks, rows};
 use crate::messages::{Event, FacesNamed};
 use crate::plane::DataPlane;
+use crate::session::SessionPlan;
 use crate::synchrony::comodulation::Comodulation;
 use crate::synchrony::{LONGEST_GAP, SynchronyWindow};
 
@@ -76,15 +77,16 @@ impl Streams {
     /// Makes all streams, unless an earlier life has.
     pub(super) fn open(
         &self,
+        session: &SessionPlan,
         plan: &Arc<LslPlan>,
         plane: &DataPlane,
         sinks: &MarkerSinks,
     ) -> Result<(), LslError> {
         let mut place = self.lock()?;
         if place.is_none() {
-            *place = Some(Open::new(plan, plane, sinks)?);
+            *place = Some(Open::new(session, plan, plane, sinks)?);
             plane.wants_stream_facts.store(true, Relaxed);
-            plane.wants_stream_poses.store(plan.youquantipy && plan.pose, Relaxed);
+            plane.wants_stream_poses.store(plan.youquantipy && plane.pose().is_some(), Relaxed);
         }
         Ok(())
     }
@@ -172,11 +174,16 @@ impl Pair {
 }
 
 impl Open {
-    fn new(plan: &Arc<LslPlan>, plane: &DataPlane, sinks: &MarkerSinks) -> Result<Self, LslError> {
+    fn new(
+        session: &SessionPlan,
+        plan: &Arc<LslPlan>,
+        plane: &DataPlane,
+        sinks: &MarkerSinks,
+    ) -> Result<Self, LslError> {
         let lsl = Lsl::load()?;
         quiet(lsl);
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let declared = declare(plan, plane, &host);
+        let declared = declare(session, plan, plane, &host);
         let own: Vec<String> = declared.values().map(|stream| stream.source_id.clone()).collect();
         let mut outlets = BTreeMap::new();
         for (key, declaration) in declared {
@@ -214,12 +221,12 @@ impl Open {
         };
         Ok(Self {
             orders: plane.cameras.iter().map(|_| FrameOrder::new()).collect(),
-            pose_orders: (plan.youquantipy && plan.pose)
+            pose_orders: (plan.youquantipy && plane.pose().is_some())
                 .then(|| plane.cameras.iter().map(|_| FrameOrder::new()).collect()),
             out: Sender {
                 plan: Arc::clone(plan),
                 outlets,
-                people: (0..plan.participants).map(person).collect(),
+                people: (0..session.expected_participants.unwrap_or(0)).map(person).collect(),
                 pair: Pair::default(),
                 row: Vec::with_capacity(rows::MESH + 64),
             },
