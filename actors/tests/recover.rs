@@ -168,6 +168,9 @@ fn a_file_that_is_being_written_is_left_alone_and_one_that_was_abandoned_is_foun
     assert_eq!(abandoned_files(folder.path()).unwrap(), [""; 0].map(PathBuf::from), "it has a copy now");
     writer.finish(START, UTC_START, &[], "{}").unwrap();
     assert_eq!(abandoned_files(folder.path()).unwrap(), [""; 0].map(PathBuf::from));
+    // As a power that goes while a file is being closed may leave it: it says that it was.
+    std::fs::write(folder.path().join("live.h5.journal"), "").unwrap();
+    assert_eq!(abandoned_files(folder.path()).unwrap(), [live]);
 }
 
 #[test]

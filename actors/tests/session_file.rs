@@ -819,6 +819,35 @@ fn a_write_that_finds_no_space_costs_no_row_that_was_flushed() {
 }
 
 #[test]
+fn after_a_write_that_failed_no_row_counts_that_may_not_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mount) = Mount::tmpfs(&folder.path().join("disk"), "size=16m") else { return };
+    let path = mount.0.join("session.h5");
+    let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
+    let flushed: Vec<_> = (0..100).map(|seq| (seq, 0)).collect();
+    for seq in 0..100 {
+        writer.append_faces(&found(0, seq, 1), &participants(1)).unwrap();
+    }
+    writer.flush(Timestamp(START.0 + 5)).unwrap();
+    fill(&mount.0, "other");
+    let append = |seq| writer.append_faces(&found(0, seq, 1), &participants(1)).err();
+    let error = (100..1000).find_map(append).unwrap();
+    assert!(matches!(error, SessionFileError::DiskFull { free: 0, .. }), "{error}");
+    fill(&mount.0, "more");
+    let error = writer.flush(Timestamp(START.0 + 6)).unwrap_err();
+    assert!(matches!(error, SessionFileError::Hdf5 { .. }), "{error}");
+    // There is space again: what HDF5 makes of the rows that it could not write is its own affair.
+    fs::remove_file(mount.0.join("other")).unwrap();
+    let error = writer.flush(Timestamp(START.0 + 7)).unwrap_err();
+    assert!(matches!(error, SessionFileError::Broken { .. }), "{error}");
+    let summary = writer.finish(Timestamp(START.0 + 9), UTC_START, NO_LEDGER, "{\"state\":1}").unwrap();
+    assert!(!summary.complete);
+    let reader = SessionReader::open(&path).unwrap();
+    check_faces(&reader, 0, &flushed);
+    assert_eq!(reader.inspect(0).unwrap().stop.unwrap().verdict, "{\"state\":1}");
+}
+
+#[test]
 fn a_disk_without_room_for_the_reserve_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let Some(mount) = Mount::tmpfs(&folder.path().join("disk"), "size=3m") else { return };

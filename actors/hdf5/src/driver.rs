@@ -211,10 +211,7 @@ unsafe extern "C" fn truncate(file: *mut raw::File, _: hid_t, _: bool) -> herr_t
     // SAFETY: as in `with`.
     unsafe {
         let end = (*file.cast::<Driven>()).end;
-        let cut = |storage: &mut dyn Storage| {
-            if storage.length() == end { Ok(()) } else { storage.set_length(end) }
-        };
-        status(with(file, cut))
+        status(with(file, |storage| storage.set_length(end)))
     }
 }
 

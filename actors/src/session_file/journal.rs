@@ -20,8 +20,8 @@ const MAGIC: [u8; 8] = *b"yqjournl";
 /// Magic, length of what follows, and the sum of both and that.
 const HEAD: usize = 24;
 
-/// Where the journal of a session file lies.
-fn journal_of(session: &Path) -> PathBuf {
+/// Where the journal of a session file lies, from its first commit until it is closed.
+pub(super) fn journal_of(session: &Path) -> PathBuf {
     let mut name = session.as_os_str().to_owned();
     name.push(".journal");
     PathBuf::from(name)
@@ -33,6 +33,14 @@ pub(super) struct Journaled {
     /// Where it ends with all that waits.
     length: u64,
     waiting: Log,
+    /// Where what waits ends of which the journal tells, and which is on its way into the file. Until it is there the journal must stay.
+    applying: Option<usize>,
+    /// Whether what is written over rows that were committed waits, too.
+    keeps_rows: bool,
+    /// Where the file ended at the last commit.
+    committed: u64,
+    /// The disk said, and says only once, that rows are lost.
+    is_lost: bool,
     /// Whether a commit waits for the disk.
     is_durable: bool,
     journal: Option<Journal>,
@@ -46,9 +54,21 @@ struct Journal {
 }
 
 impl Journaled {
-    /// An empty file, whose commits do not wait for the disk.
-    pub(super) fn new(file: fs::File) -> Self {
-        Self { file, length: 0, waiting: Log::default(), is_durable: false, journal: None, lost: None }
+    /// An empty file, whose commits do not wait for the disk. With `keeps_rows` a change of rows that were committed waits for the next
+    /// commit, too: a compressed chunk, of which a part is worth nothing.
+    pub(super) fn new(file: fs::File, keeps_rows: bool) -> Self {
+        Self {
+            file,
+            length: 0,
+            waiting: Log::default(),
+            applying: None,
+            keeps_rows,
+            committed: 0,
+            is_lost: false,
+            is_durable: false,
+            journal: None,
+            lost: None,
+        }
     }
 
     /// From now on a commit waits until it is safe, and a loss of power tears none. What is left of the journal of an
@@ -74,11 +94,17 @@ impl Journaled {
     /// Puts into the file what HDF5 has written since the last time, all of it or nothing, whatever happens meanwhile.
     ///
     /// # Errors
-    /// What the operating system says of the file: what waited still does. That the journal fails is no error: see
-    /// [`journal_lost`](Self::journal_lost).
+    /// What the operating system says of the file: what waited still does, and another attempt may succeed; not one after rows were
+    /// lost. That the journal fails is no error: see [`journal_lost`](Self::journal_lost).
     pub(super) fn commit(&mut self) -> io::Result<()> {
-        self.sync()?;
+        // What an earlier attempt left half done, only the journal knows.
+        self.apply()?;
+        if self.is_lost {
+            return Err(io::Error::other("the disk lost rows that it had been given"));
+        }
+        self.sync().inspect_err(|_| self.is_lost = true)?;
         if self.waiting.is_empty() && self.file.metadata()?.len() == self.length {
+            self.committed = self.length;
             return Ok(());
         }
         if let Some(Journal { file, .. }) = &self.journal
@@ -87,14 +113,23 @@ impl Journaled {
             self.lost = Some(error);
             self.remove_journal();
         }
-        for (at, bytes) in self.waiting.pieces() {
+        self.applying = Some(self.waiting.end());
+        self.apply()
+    }
+
+    /// Puts into the file what is on its way there.
+    fn apply(&mut self) -> io::Result<()> {
+        let Some(end) = self.applying else { return Ok(()) };
+        for (at, bytes) in self.waiting.pieces_to(end) {
             self.file.write_all_at(bytes, at)?;
         }
         if self.file.metadata()?.len() != self.length {
             self.file.set_len(self.length)?;
         }
         self.sync()?;
-        self.waiting.clear();
+        self.waiting.drop_to(end);
+        self.applying = None;
+        self.committed = self.length;
         Ok(())
     }
 
@@ -103,7 +138,7 @@ impl Journaled {
         self.lost.take()
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn sync(&mut self) -> io::Result<()> {
         if self.is_durable { self.file.sync_data() } else { Ok(()) }
     }
 
@@ -118,14 +153,14 @@ impl Journaled {
 }
 
 impl Storage for Journaled {
-    fn read(&mut self, piece: Piece, at: u64, into: &mut [u8]) -> io::Result<()> {
-        read_with(&self.file, &self.waiting, piece, at, into)
+    fn read(&mut self, _: Piece, at: u64, into: &mut [u8]) -> io::Result<()> {
+        read_with(&self.file, &self.waiting, at, into)
     }
 
     fn write(&mut self, piece: Piece, at: u64, bytes: &[u8]) -> io::Result<()> {
         match piece {
-            Piece::Rows => self.file.write_all_at(bytes, at)?,
-            Piece::Metadata => self.waiting.push(at, bytes),
+            Piece::Rows if !(self.keeps_rows && at < self.committed) => self.file.write_all_at(bytes, at)?,
+            Piece::Rows | Piece::Metadata => self.waiting.push(at, bytes),
         }
         self.length = self.length.max(at + bytes.len() as u64);
         Ok(())
@@ -153,7 +188,10 @@ impl Storage for Journaled {
     }
 
     fn unlock(&mut self) -> io::Result<()> {
-        self.file.unlock()
+        if let Err(error) = self.file.unlock() {
+            tracing::debug!(%error, "no lock");
+        }
+        Ok(())
     }
 
     /// The last commit. The file is whole then, and needs no journal.
@@ -197,7 +235,7 @@ impl Restored {
         let ends = log.pieces().map(|(at, bytes)| at.saturating_add(bytes.len() as u64));
         let length = ends.fold(file.metadata()?.len(), u64::max);
         let mut first = [0; superblock::LENGTH];
-        read_with(&file, &log, Piece::Metadata, 0, &mut first)?;
+        read_with(&file, &log, 0, &mut first)?;
         if let Some(closed) = superblock::closed(&first, length) {
             log.push(0, &closed);
         }
@@ -206,8 +244,8 @@ impl Restored {
 }
 
 impl Storage for Restored {
-    fn read(&mut self, piece: Piece, at: u64, into: &mut [u8]) -> io::Result<()> {
-        read_with(&self.file, &self.log, piece, at, into)
+    fn read(&mut self, _: Piece, at: u64, into: &mut [u8]) -> io::Result<()> {
+        read_with(&self.file, &self.log, at, into)
     }
 
     fn write(&mut self, _: Piece, _: u64, _: &[u8]) -> io::Result<()> {
@@ -237,7 +275,7 @@ impl Storage for Restored {
 }
 
 /// Reads a part of a file as it is with a log; zeros beyond its end.
-fn read_with(file: &fs::File, log: &Log, piece: Piece, at: u64, into: &mut [u8]) -> io::Result<()> {
+fn read_with(file: &fs::File, log: &Log, at: u64, into: &mut [u8]) -> io::Result<()> {
     let mut done = 0;
     while done < into.len() {
         match file.read_at(&mut into[done..], at + done as u64) {
@@ -248,21 +286,19 @@ fn read_with(file: &fs::File, log: &Log, piece: Piece, at: u64, into: &mut [u8])
         }
     }
     into[done..].fill(0);
-    if piece == Piece::Metadata {
-        for (place, bytes) in log.pieces() {
-            let start = place.max(at);
-            let end = (place + bytes.len() as u64).min(at + into.len() as u64);
-            if start < end {
-                let (to, from) = ((start - at) as usize, (start - place) as usize);
-                let length = (end - start) as usize;
-                into[to..to + length].copy_from_slice(&bytes[from..from + length]);
-            }
+    for (place, bytes) in log.pieces() {
+        let start = place.max(at);
+        let end = place.saturating_add(bytes.len() as u64).min(at + into.len() as u64);
+        if start < end {
+            let (to, from) = ((start - at) as usize, (start - place) as usize);
+            let length = (end - start) as usize;
+            into[to..to + length].copy_from_slice(&bytes[from..from + length]);
         }
     }
     Ok(())
 }
 
-/// Pieces of metadata in the order in which they were written, as they lie in a journal: after the head, of each piece its place,
+/// Pieces of a file in the order in which they were written, as they lie in a journal: after the head, of each piece its place,
 /// its length and its bytes.
 struct Log(Vec<u8>);
 
@@ -283,13 +319,23 @@ impl Log {
         self.0.len() == HEAD
     }
 
-    fn clear(&mut self) {
-        self.0.truncate(HEAD);
+    /// Where the last piece ends so far.
+    fn end(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets the pieces up to an end.
+    fn drop_to(&mut self, end: usize) {
+        self.0.drain(HEAD..end);
     }
 
     /// Place and bytes of each; of what is no log, as many as there are.
     fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let mut rest = &self.0[HEAD..];
+        self.pieces_to(self.end())
+    }
+
+    fn pieces_to(&self, end: usize) -> impl Iterator<Item = (u64, &[u8])> {
+        let mut rest = &self.0[HEAD..end];
         std::iter::from_fn(move || {
             let (head, after) = rest.split_at_checked(16)?;
             let bytes = after.get(..usize::try_from(word(head, 8)).ok()?)?;
@@ -377,7 +423,7 @@ mod tests {
         fn what_waits_is_read_and_not_in_the_file(first in writes(8), second in writes(8)) {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("x.h5");
-            let mut journaled = Journaled::new(file_of(&path));
+            let mut journaled = Journaled::new(file_of(&path), false);
             let mut expected = Vec::new();
             for writes in [first, second] {
                 let before = fs::read(&path).unwrap();
@@ -405,7 +451,7 @@ mod tests {
         ) {
             let folder = tempfile::tempdir().unwrap();
             let (path, journal) = (folder.path().join("x.h5"), folder.path().join("x.h5.journal"));
-            let mut journaled = Journaled::new(file_of(&path));
+            let mut journaled = Journaled::new(file_of(&path), false);
             journaled.protect(&path).unwrap();
             let mut states = Vec::new();
             for writes in [&first, &second] {
@@ -445,10 +491,56 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_that_stops_halfway_is_finished_before_its_journal_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.h5");
+        let mut journaled = Journaled::new(file_of(&path), false);
+        journaled.protect(&path).unwrap();
+        journaled.write(Piece::Metadata, 0, b"first").unwrap();
+        // Nothing can be written through this one.
+        let good = std::mem::replace(&mut journaled.file, fs::File::open(&path).unwrap());
+        let content = || {
+            let mut restored = Restored::from_journal(&path).unwrap().unwrap();
+            let mut found = vec![0; restored.length() as usize];
+            restored.read(Piece::Metadata, 0, &mut found).unwrap();
+            found
+        };
+        for attempt in 0..3 {
+            assert!(journaled.commit().is_err(), "{attempt}");
+            assert_eq!(content(), b"first");
+            journaled.write(Piece::Metadata, 5, b" and second").unwrap();
+        }
+        journaled.file = good;
+        journaled.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"first and second");
+        assert_eq!(content(), b"first and second");
+        assert!(journaled.journal_lost().is_none());
+        journaled.close().unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a closed file needs no journal");
+    }
+
+    #[test]
+    fn rows_that_were_committed_are_kept_until_the_next_commit_where_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.h5");
+        let mut journaled = Journaled::new(file_of(&path), true);
+        journaled.write(Piece::Rows, 0, b"old").unwrap();
+        journaled.commit().unwrap();
+        journaled.write(Piece::Rows, 0, b"new").unwrap();
+        journaled.write(Piece::Rows, 3, b"more").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"oldmore");
+        let mut found = [0; 7];
+        journaled.read(Piece::Rows, 0, &mut found).unwrap();
+        assert_eq!(&found, b"newmore");
+        journaled.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"newmore");
+    }
+
+    #[test]
     fn a_journal_that_fails_is_told_of_and_the_file_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.h5");
-        let mut journaled = Journaled::new(file_of(&path));
+        let mut journaled = Journaled::new(file_of(&path), false);
         journaled.protect(&path).unwrap();
         // A device on which there is never space.
         let full = OpenOptions::new().write(true).open("/dev/full").unwrap();

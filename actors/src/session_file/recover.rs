@@ -18,7 +18,7 @@ use serde::Serialize;
 use youquanti_hdf5::Storage;
 use youquanti_models::time::Timestamp;
 
-use super::journal::Restored;
+use super::journal::{Restored, journal_of};
 use super::reader::{Commit, read_list, read_number, read_rows, read_text, whole_commit};
 use super::schema::*;
 use super::table::{Table, TableLayout};
@@ -56,8 +56,8 @@ pub fn recovered_path(from: &Path) -> PathBuf {
     from.with_extension("recovered.h5")
 }
 
-/// Files of a folder whose writer is gone without having closed them, and that have no copy yet, in the order of
-/// their names. Folders below are not looked into.
+/// Files of a folder whose writer is gone without having closed them, or in the middle of that, and that have no copy yet, in the
+/// order of their names. Folders below are not looked into.
 ///
 /// # Errors
 /// When the folder cannot be read.
@@ -69,7 +69,7 @@ pub fn abandoned_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
         // A file that vanishes or cannot be read meanwhile is not for us to save.
         if is_session
             && !recovered_path(&path).exists()
-            && superblock::is_open(&path).unwrap_or(false)
+            && (superblock::is_open(&path).unwrap_or(false) || journal_of(&path).exists())
             && !has_writer(&path)
         {
             found.push(path);

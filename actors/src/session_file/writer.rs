@@ -193,6 +193,9 @@ enum State {
     Recording,
     /// For good, also if the disk has space again: bytes that were free.
     DiskFull(u64),
+    /// A flush failed although HDF5 has all rows: another attempt may succeed.
+    Unsafe,
+    /// HDF5 may take rows for written that are not: no more than those of the last flush count.
     Broken,
 }
 
@@ -241,6 +244,8 @@ pub struct SessionWriter {
     committed: Table<u64>,
     /// A row of `/committed`, made anew at each flush in the same memory.
     commit_row: Vec<u64>,
+    /// The newest that is safe; before the first, zeros.
+    safe_row: Vec<u64>,
     file: File,
     storage: Arc<Mutex<Journaled>>,
     path: PathBuf,
@@ -301,7 +306,8 @@ impl SessionWriter {
     fn fill(path: &Path, file: fs::File, header: &SessionHeader<'_>) -> Result<Self, SessionFileError> {
         let waiting = buffered_bytes(header.cameras.len(), header.pose.is_some(), header.synchrony);
         let space = DiskSpace::set_aside(path, header.options.reserve_bytes.max(4 * waiting))?;
-        let storage = Arc::new(Mutex::new(Journaled::new(file)));
+        let keeps_rows = header.options.compression == Compression::Deflate;
+        let storage = Arc::new(Mutex::new(Journaled::new(file, keeps_rows)));
         let name = path.display().to_string();
         let file = FileAccess::build()
             .libver_v110()
@@ -331,6 +337,7 @@ impl SessionWriter {
             synchrony,
             committed: table(&file, COMMITTED, &[columns.len()], chunk_rows::SMALL, false)?,
             commit_row: Vec::with_capacity(columns.len()),
+            safe_row: vec![0; columns.len()],
             file,
             storage,
             path: path.to_owned(),
@@ -545,15 +552,21 @@ impl SessionWriter {
     /// # Errors
     /// `DiskFull`: the rows are safe all the same, but no more are taken; call [`finish`](Self::finish).
     /// `Removed`: the file has no name any more; `finish` gives it one again.
-    /// `Hdf5`, `FreeSpace`, `Sync`: the rows since the last flush are not safe; `finish` tries once more.
+    /// `Hdf5`: the rows since the last flush are lost, and `finish` closes the file with those before.
+    /// `FreeSpace`, `Sync`: they are not safe; `finish` tries once more.
+    /// `Broken`: an earlier flush or append failed.
     pub fn flush(&mut self, now: Timestamp) -> Result<FlushReport, SessionFileError> {
+        if matches!(self.state, State::Unsafe | State::Broken) {
+            return Err(SessionFileError::Broken { path: self.path.clone() });
+        }
         if let Some(on_disk) = &self.on_disk {
             on_disk.check_named()?;
         }
         let space = self.check_space();
         let rows = self.commit(now, false)?;
+        let free_bytes = space?;
         let journal_lost = self.storage().journal_lost().map(|error| error.to_string());
-        Ok(FlushReport { rows, file_bytes: self.file.size(), free_bytes: space?, journal_lost })
+        Ok(FlushReport { rows, file_bytes: self.file.size(), free_bytes, journal_lost })
     }
 
     /// Writes the last rows, the final ledger as (camera, consumer, item, count) and the verdict, and closes
@@ -600,7 +613,7 @@ impl SessionWriter {
     fn admit(&mut self, bytes: usize) -> Result<(), SessionFileError> {
         self.unchecked_bytes += bytes as u64;
         match self.state {
-            State::Broken => Err(SessionFileError::Broken { path: self.path.clone() }),
+            State::Unsafe | State::Broken => Err(SessionFileError::Broken { path: self.path.clone() }),
             State::Recording if self.unchecked_bytes < self.space.reserve_bytes() / 4 => Ok(()),
             State::Recording | State::DiskFull(_) => self.check_space().map(drop),
         }
@@ -671,31 +684,21 @@ impl SessionWriter {
     /// Returns how many rows of cameras it added.
     fn commit(&mut self, now: Timestamp, everything: bool) -> Result<u64, SessionFileError> {
         let result = self.try_commit(now, everything);
-        if result.is_err() {
-            self.state = State::Broken;
+        if let Err(error) = &result {
+            let has_all = matches!(error, SessionFileError::Sync { .. }) && self.state != State::Broken;
+            self.state = if has_all { State::Unsafe } else { State::Broken };
             self.space.release();
         }
         result
     }
 
     fn try_commit(&mut self, now: Timestamp, everything: bool) -> Result<u64, SessionFileError> {
-        let of_cameras = self.cameras.iter().map(|camera| camera.committed().count()).sum();
-        let before: u64 = self.commit_row.iter().skip(1).take(of_cameras).sum();
-        for camera in &mut self.cameras {
-            camera.write_out(now, everything).map_err(failed_to("write rows to", CAMERAS))?;
+        if self.state != State::Broken {
+            self.write_out(now, everything)?;
         }
-        self.participants.write_out().map_err(failed_to("write rows to", PARTICIPANTS))?;
-        self.markers.write_out().map_err(failed_to("write rows to", MARKERS))?;
-        self.events.write_out().map_err(failed_to("write rows to", EVENTS))?;
-        self.gaps.write_out().map_err(failed_to("write rows to", GAPS))?;
         self.text.write_out().map_err(failed_to("write rows to", TEXT))?;
         self.ledger.write_out().map_err(failed_to("write rows to", LEDGER))?;
-        self.quality.write_out().map_err(failed_to("write rows to", QUALITY))?;
-        self.clock.write_out().map_err(failed_to("write rows to", CLOCK))?;
         self.stop.write_out().map_err(failed_to("write rows to", STOP))?;
-        if let Some(synchrony) = &mut self.synchrony {
-            synchrony.write_out().map_err(failed_to("write rows to", SYNCHRONY))?;
-        }
         // What HDF5 knows of the rows first, of the row that makes them count after it: readers see them in this order.
         self.file.flush().map_err(failed_to("flush", self.path.display().to_string()))?;
 
@@ -705,7 +708,7 @@ impl SessionWriter {
         for camera in &self.cameras {
             self.commit_row.extend(camera.committed());
         }
-        let after: u64 = self.commit_row.iter().skip(1).sum();
+        let of_cameras = self.commit_row.len();
         self.commit_row.extend([
             self.participants.written(),
             self.markers.written(),
@@ -720,12 +723,42 @@ impl SessionWriter {
         if let Some(synchrony) = &self.synchrony {
             self.commit_row.extend([synchrony.pairs.written(), synchrony.windows.written()]);
         }
+        if self.state == State::Broken {
+            let of_the_end = [TEXT, LEDGER, STOP].map(|table| {
+                OF_SESSION.iter().position(|&column| column == table).map(|column| of_cameras + column)
+            });
+            for (column, rows) in self.commit_row.iter_mut().enumerate().skip(1) {
+                if !of_the_end.contains(&Some(column)) {
+                    *rows = self.safe_row[column];
+                }
+            }
+        }
+        let rows_of_cameras = |row: &[u64]| row[1..of_cameras].iter().sum::<u64>();
+        let added = rows_of_cameras(&self.commit_row) - rows_of_cameras(&self.safe_row);
         self.committed.append(&self.commit_row).map_err(failed_to("append to", COMMITTED))?;
         self.committed.write_out().map_err(failed_to("write rows to", COMMITTED))?;
         self.committed.dataset().flush().map_err(failed_to("flush", COMMITTED))?;
         let committed = self.storage().commit();
         committed.map_err(|source| SessionFileError::Sync { path: self.path.clone(), source })?;
-        Ok(after - before)
+        self.safe_row.clone_from(&self.commit_row);
+        Ok(added)
+    }
+
+    /// Hands the rows that wait to HDF5, but for those that [`finish`](Self::finish) adds.
+    fn write_out(&mut self, now: Timestamp, everything: bool) -> Result<(), SessionFileError> {
+        for camera in &mut self.cameras {
+            camera.write_out(now, everything).map_err(failed_to("write rows to", CAMERAS))?;
+        }
+        self.participants.write_out().map_err(failed_to("write rows to", PARTICIPANTS))?;
+        self.markers.write_out().map_err(failed_to("write rows to", MARKERS))?;
+        self.events.write_out().map_err(failed_to("write rows to", EVENTS))?;
+        self.gaps.write_out().map_err(failed_to("write rows to", GAPS))?;
+        self.quality.write_out().map_err(failed_to("write rows to", QUALITY))?;
+        self.clock.write_out().map_err(failed_to("write rows to", CLOCK))?;
+        if let Some(synchrony) = &mut self.synchrony {
+            synchrony.write_out().map_err(failed_to("write rows to", SYNCHRONY))?;
+        }
+        Ok(())
     }
 
     fn storage(&self) -> MutexGuard<'_, Journaled> {
@@ -978,6 +1011,9 @@ fn camera_of(cameras: &mut [CameraTables], camera: CameraId) -> Result<&mut Came
     cameras.get_mut(usize::from(camera.0)).ok_or(SessionFileError::UnknownCamera { camera })
 }
 
+/// Tables of the session itself that always are, in the order of their columns of `/committed`.
+const OF_SESSION: [&str; 9] = [PARTICIPANTS, MARKERS, EVENTS, GAPS, TEXT, LEDGER, QUALITY, CLOCK, STOP];
+
 /// What the columns of `/committed` count. The rows of `faces` count for landmarks, blendshapes and head poses, those of
 /// `windows` for values, those of `pose` for its points.
 fn committed_columns(cameras: &[CameraHeader<'_>], has_pose: bool, has_synchrony: bool) -> Vec<String> {
@@ -985,11 +1021,10 @@ fn committed_columns(cameras: &[CameraHeader<'_>], has_pose: bool, has_synchrony
     let of_cameras = cameras
         .iter()
         .flat_map(|camera| tables.clone().map(|table| format!("/{CAMERAS}/{}/{table}", camera.name)));
-    let of_session = [PARTICIPANTS, MARKERS, EVENTS, GAPS, TEXT, LEDGER, QUALITY, CLOCK, STOP];
     let of_synchrony = [PAIRS, WINDOWS].into_iter().filter(|_| has_synchrony);
     std::iter::once(TIME_COLUMN.to_owned())
         .chain(of_cameras)
-        .chain(of_session.iter().map(|table| format!("/{table}")))
+        .chain(OF_SESSION.iter().map(|table| format!("/{table}")))
         .chain(of_synchrony.map(|table| format!("/{SYNCHRONY}/{table}")))
         .collect()
 }
