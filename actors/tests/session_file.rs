@@ -470,6 +470,20 @@ fn a_second_session_of_the_same_name_is_refused_while_the_first_runs() {
 }
 
 #[test]
+fn what_is_left_of_a_file_that_was_being_made_is_in_nobodys_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, unfinished) = (folder.path().join("session.h5"), folder.path().join("session.h5.new"));
+    fs::write(&unfinished, "half").unwrap();
+    let held = fs::File::open(&unfinished).unwrap();
+    held.lock_shared().unwrap();
+    let error = create(&path, &["left"], options(Compression::None)).err().unwrap();
+    assert!(matches!(error, SessionFileError::Create { .. }), "somebody else is at it: {error}");
+    drop(held);
+    finish(create(&path, &["left"], options(Compression::None)).unwrap());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn an_unwritable_folder_is_named() {
     let check = |path: &Path| {
         let error = create(path, &["left"], options(Compression::None)).err().unwrap();

@@ -31,22 +31,25 @@ FFMPEG = (ROOT / ".venv" / "bin" / "ffmpeg").resolve()
 
 #: Begins every script. It works in the machine's memory, where writing is cheap; what it leaves there is put into
 #: the shared folder at its end, also when a command fails, which ends it. Pipes cannot be shared.
-#: Beside it a witness sleeps for a quarter of a second, again and again, and writes down the longest that took, in hundredths.
+#: Beside it a witness on each processor sleeps for a quarter of a second, again and again, and writes down the longest that
+#: took, in hundredths: the host may hold back one and let the other run.
 PRELUDE = """
 set -eu
 mkdir /tmp/out
 trap 'find /tmp/out -type p -exec rm {} +; cp -r /tmp/out/. /share/' EXIT
 cd /tmp/out
 witness() {
+    read -r self rest < /proc/self/stat
+    taskset -p $((1 << $1)) $self > /dev/null
     last= longest=0
     while read -r now idle < /proc/uptime; do
         now=${now%.*}${now#*.}
         took=$((now - ${last:-$now})) last=$now
-        [ $took -le $longest ] || { longest=$took; echo $took > standstill.txt; }
+        [ $took -le $longest ] || { longest=$took; echo $took > standstill.$1.txt; }
         usleep 250000
     done
 }
-(witness &)  # no child of this shell, which may `wait` for all of its own
+(for cpu in $(seq 0 $(($(nproc) - 1))); do witness $cpu & done)  # no children of this shell, which may `wait` for all of its own
 """
 
 #: A machine that stands still for so long, seconds, has cameras that rightly count as silent or lose frames.
@@ -119,7 +122,7 @@ class Machine:
                 pytest.fail(f"the script ended with {done.returncode}:\n{done.stdout}{logs}", pytrace=False)
             if pull_plug:
                 break
-            standstill = int((self.share / "standstill.txt").read_text()) / 100 - 0.25
+            standstill = max(int(file.read_text()) for file in self.share.glob("standstill.*.txt")) / 100 - 0.25
             if is_sound() or standstill < STANDSTILL:
                 break
             print(f"attempt {attempt + 1}: the machine stood still for {standstill:.2f} s, which disturbed the scenario")

@@ -80,7 +80,7 @@ pub fn abandoned_files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 /// Whether somebody holds a lock on the file, as its writer does for as long as it lives.
-fn has_writer(path: &Path) -> bool {
+pub(super) fn has_writer(path: &Path) -> bool {
     let Ok(file) = fs::File::open(path) else { return false };
     matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock))
 }

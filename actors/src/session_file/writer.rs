@@ -4,6 +4,7 @@
 //! readers may follow (SWMR) and a killed process loses at most what came after the last flush.
 
 use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,6 +29,7 @@ use crate::synchrony::{Likeness, SynchronyOptions, SynchronyWindow};
 
 use super::disk::{DiskSpace, OnDisk};
 use super::journal::Journaled;
+use super::recover::has_writer;
 use super::schema::*;
 use super::table::{Table, TableLayout};
 use super::{SessionFileError, failed_to};
@@ -271,8 +273,15 @@ impl SessionWriter {
         unfinished.push(".new");
         let unfinished = PathBuf::from(unfinished);
         let failed = |source| SessionFileError::Create { path: path.to_owned(), source };
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).open(&unfinished).map_err(failed)?;
+        let begin = || OpenOptions::new().read(true).write(true).create_new(true).open(&unfinished);
+        let file = match begin() {
+            // Of a program that was killed while it made the file: nobody holds it.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && !has_writer(&unfinished) => {
+                fs::remove_file(&unfinished).and_then(|()| begin())
+            }
+            begun => begun,
+        };
+        let file = file.map_err(failed)?;
         let made = Self::fill(path, file, header).and_then(|mut writer| {
             match renameat_with(CWD, &unfinished, CWD, path, RenameFlags::NOREPLACE) {
                 Ok(()) => match writer.hold() {
