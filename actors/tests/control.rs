@@ -12,7 +12,6 @@ use youquanti_actors::capture::Pace;
 use youquanti_actors::control::{CameraState, Command, CommandError, Control, Done, Phase};
 use youquanti_actors::live::Next;
 use youquanti_actors::messages::EventKind;
-use youquanti_actors::session::SessionHandle;
 use youquanti_models::ParticipantId;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -33,16 +32,6 @@ fn mark(text: &str) -> Command {
 fn refused(control: &Control, command: Command, says: &str) {
     let error = control.execute_and_wait(command).unwrap_err().to_string();
     assert!(error.contains(says), "{error:?} does not say {says:?}");
-}
-
-/// Gives a camera frames one by one, each when the one before has its result.
-#[track_caller]
-fn one_by_one(session: &SessionHandle, source: &Source, id: usize, frames: u64) {
-    for _ in 0..frames {
-        let captured = camera(session, id).captured;
-        source.frames(1);
-        settled(session, id, captured + 1);
-    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod session_stub;
 
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
@@ -17,17 +17,11 @@ use youquanti_actors::ledger::{Consumer, DropReason};
 use youquanti_actors::messages::{Event, EventKind};
 use youquanti_actors::pipeline::BuildError;
 use youquanti_actors::plane::{CameraLine, FrameMailbox};
-use youquanti_actors::session::{SessionHandle, SessionReport, StartError};
+use youquanti_actors::session::{SessionReport, StartError};
 use youquanti_actors::session_file::{Inspection, SessionReader};
 use youquanti_actors::supervision::WhenExhausted;
 use youquanti_actors::synchrony::{Group, SynchronyOptions};
 use youquanti_models::{PictureLayout, PixelFormat};
-
-/// Fault points and thread names are the process's: one session test at a time.
-fn serially() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn says(report: &SessionReport, text: &str) -> bool {
     report.degraded.iter().any(|reason| reason.contains(text))
@@ -51,16 +45,6 @@ fn seqs(setup: &Setup, camera: usize) -> Vec<u64> {
     let reader = SessionReader::open(&setup.file()).unwrap();
     let rows = reader.frames(camera, 0..reader.frame_count(camera)).unwrap();
     rows.iter().map(|row| row.seq).collect()
-}
-
-/// Gives a camera frames one by one, each when the one before has its result: none can be replaced.
-#[track_caller]
-fn one_by_one(session: &SessionHandle, source: &Source, id: usize, frames: u64) {
-    for _ in 0..frames {
-        let captured = camera(session, id).captured;
-        source.frames(1);
-        settled(session, id, captured + 1);
-    }
 }
 
 #[test]

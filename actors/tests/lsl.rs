@@ -5,8 +5,8 @@
 mod session_stub;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use session_stub::*;
@@ -17,12 +17,6 @@ use youquanti_actors::lsl::LslPlan;
 use youquanti_actors::messages::{Event, EventKind};
 use youquanti_actors::session::SessionHandle;
 use youquanti_lsl::{Inlet, Lsl, Resolver, Sample, StreamInfo, Values};
-
-/// Fault points and liblsl are the process's: one test at a time.
-fn serially() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// liblsl, for this process and nobody else: tests that run beside are not heard. Works where multicast does not.
 fn alone() -> Lsl {

@@ -5,8 +5,8 @@
 mod session_stub;
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use session_stub::*;
 use youquanti_actors::capture::Pace;
@@ -16,12 +16,6 @@ use youquanti_actors::pose::{PosePlan, Seek};
 use youquanti_actors::session::{SessionHandle, StartError};
 use youquanti_actors::session_file::{Opened, SessionReader, recover};
 use youquanti_models::{BodyPose, Frame, FramePose, POSE_POINT_COUNT, PipelineError};
-
-/// Fault points are the process's: one session at a time.
-fn serially() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What looks for bodies: on frames with an even number there is one, all of whose values are that number. The picture of frame 7
 /// cannot be decoded.

@@ -5,7 +5,7 @@
 mod session_stub;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use session_stub::*;
 use youquanti_actors::capture::Pace;
@@ -16,12 +16,6 @@ use youquanti_actors::session::SessionHandle;
 use youquanti_frames::FrameHandle;
 use youquanti_frames::results::Results;
 use youquanti_models::{CameraId, Frame, ParticipantId, Timestamp};
-
-/// Fault points are the process's: one session at a time.
-fn serially() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Gives a camera frames one by one, each when all have done with the one before.
 #[track_caller]

@@ -4,7 +4,7 @@
 
 mod session_stub;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use session_stub::*;
 use youquanti_actors::capture::Pace;
@@ -16,22 +16,6 @@ use youquanti_actors::session::{RecordingError, SessionHandle};
 use youquanti_actors::session_file::{FLUSH_SOURCE, Inspection, SessionReader, flush_item};
 use youquanti_actors::verdict::{ReasonCode, Verdict, VerdictState};
 use youquanti_models::{Clock, Timestamp, UtcNanos};
-
-/// Fault points are the process's: one session test at a time.
-fn serially() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Gives a camera frames, each when the one before is settled.
-#[track_caller]
-fn one_by_one(session: &SessionHandle, source: &Source, id: usize, frames: u64) {
-    for _ in 0..frames {
-        let captured = camera(session, id).captured;
-        source.frames(1);
-        settled(session, id, captured + 1);
-    }
-}
 
 /// Waits until all rows of so many frames, each with its result and faces, are safe in the file.
 #[track_caller]

@@ -801,23 +801,29 @@ fn fill(disk: &Path, name: &str) {
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
 }
 
+/// A writer whose disk somebody else has filled with the files `other` and `more`, that which was set aside for closing, too. These
+/// faces were flushed before; others wait.
+fn out_of_space(path: &Path) -> (SessionWriter, Vec<(u64, u32)>) {
+    let mut writer = create(path, &["left"], options(Compression::None)).unwrap();
+    for seq in 0..100 {
+        writer.append_faces(&found(0, seq, 1), &participants(1)).unwrap();
+    }
+    writer.flush(Timestamp(START.0 + 5)).unwrap();
+    let disk = path.parent().unwrap();
+    fill(disk, "other");
+    let append = |seq| writer.append_faces(&found(0, seq, 1), &participants(1)).err();
+    let error = (100..1000).find_map(append).unwrap();
+    assert!(matches!(error, SessionFileError::DiskFull { free: 0, .. }), "{error}");
+    fill(disk, "more");
+    (writer, (0..100).map(|seq| (seq, 0)).collect())
+}
+
 #[test]
 fn a_write_that_finds_no_space_costs_no_row_that_was_flushed() {
     let folder = tempfile::tempdir().unwrap();
     let Some(mount) = Mount::tmpfs(&folder.path().join("disk"), "size=16m") else { return };
     let path = mount.0.join("session.h5");
-    let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
-    let flushed: Vec<_> = (0..100).map(|seq| (seq, 0)).collect();
-    for seq in 0..100 {
-        writer.append_faces(&found(0, seq, 1), &participants(1)).unwrap();
-    }
-    writer.flush(Timestamp(START.0 + 5)).unwrap();
-    // Somebody else takes all space, and then that which was set aside for closing, too.
-    fill(&mount.0, "other");
-    let append = |seq| writer.append_faces(&found(0, seq, 1), &participants(1)).err();
-    let error = (100..1000).find_map(append).unwrap();
-    assert!(matches!(error, SessionFileError::DiskFull { free: 0, .. }), "{error}");
-    fill(&mount.0, "more");
+    let (writer, flushed) = out_of_space(&path);
     let error = writer.finish(Timestamp(START.0 + 9), UTC_START, NO_LEDGER, "{}").unwrap_err();
     let causes = youquanti_models::with_causes(&error);
     assert!(causes.contains("No space left on device"), "{causes}");
@@ -837,17 +843,7 @@ fn after_a_write_that_failed_no_row_counts_that_may_not_be_there() {
     let folder = tempfile::tempdir().unwrap();
     let Some(mount) = Mount::tmpfs(&folder.path().join("disk"), "size=16m") else { return };
     let path = mount.0.join("session.h5");
-    let mut writer = create(&path, &["left"], options(Compression::None)).unwrap();
-    let flushed: Vec<_> = (0..100).map(|seq| (seq, 0)).collect();
-    for seq in 0..100 {
-        writer.append_faces(&found(0, seq, 1), &participants(1)).unwrap();
-    }
-    writer.flush(Timestamp(START.0 + 5)).unwrap();
-    fill(&mount.0, "other");
-    let append = |seq| writer.append_faces(&found(0, seq, 1), &participants(1)).err();
-    let error = (100..1000).find_map(append).unwrap();
-    assert!(matches!(error, SessionFileError::DiskFull { free: 0, .. }), "{error}");
-    fill(&mount.0, "more");
+    let (mut writer, flushed) = out_of_space(&path);
     let error = writer.flush(Timestamp(START.0 + 6)).unwrap_err();
     assert!(matches!(error, SessionFileError::Hdf5 { .. }), "{error}");
     // There is space again: what HDF5 makes of the rows that it could not write is its own affair.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,12 +30,6 @@ use youquanti_models::{
     BackendInfo, CameraId, Clock, FrameFaces, FrameFlags, PictureLayout, Pipeline, PipelineError,
     PixelFormat, Timestamp,
 };
-
-/// Tests here look for FFmpegs among this process's children: one at a time.
-fn serially() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn plan(codec: Codec) -> Option<VideoPlan> {
     Some(VideoPlan { codec, ffmpeg: Some(find_encoder(codec, false).unwrap()) })

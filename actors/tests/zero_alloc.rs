@@ -10,8 +10,8 @@ mod session_stub;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use session_stub::*;
@@ -96,12 +96,6 @@ fn allocations_of_this_thread(work: impl FnOnce()) -> u64 {
     let before = mine();
     work();
     mine() - before
-}
-
-/// One session at a time: threads are told apart by their names.
-fn serially() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]

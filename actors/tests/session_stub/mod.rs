@@ -580,6 +580,22 @@ pub(crate) fn offered(camera: &CameraSnapshot) -> impl Iterator<Item = &Consumer
     Consumer::ALWAYS.iter().map(|&consumer| &camera.consumers[consumer as usize])
 }
 
+/// Fault points and thread names are the process's: one session at a time.
+pub(crate) fn serially() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives a camera frames one by one, each when the one before has its result: none can be replaced.
+#[track_caller]
+pub(crate) fn one_by_one(session: &SessionHandle, source: &Source, id: usize, frames: u64) {
+    for _ in 0..frames {
+        let captured = camera(session, id).captured;
+        source.frames(1);
+        settled(session, id, captured + 1);
+    }
+}
+
 /// Waits until so many frames of a camera were captured and none is under way.
 #[track_caller]
 pub(crate) fn settled(session: &SessionHandle, id: usize, captured: u64) {
