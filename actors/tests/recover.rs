@@ -174,6 +174,14 @@ fn a_file_that_is_being_written_is_left_alone_and_one_that_was_abandoned_is_foun
 }
 
 #[test]
+fn a_journal_that_cannot_be_read_keeps_nothing_from_being_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = killed(folder.path(), Compression::None, 100);
+    std::fs::create_dir(folder.path().join("killed.h5.journal")).unwrap();
+    assert_eq!(save(&path).unwrap().lost, [""; 0]);
+}
+
+#[test]
 fn broken_off_nothing_is_left_behind() {
     let folder = tempfile::tempdir().unwrap();
     let path = killed(folder.path(), Compression::None, 150);

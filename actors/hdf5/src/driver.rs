@@ -28,11 +28,7 @@ struct Driven {
 }
 
 /// The driver's number in HDF5, for as long as the program runs; negative if HDF5 would not have it.
-pub(crate) fn number() -> hid_t {
-    *NUMBER
-}
-
-static NUMBER: LazyLock<hid_t> = LazyLock::new(|| {
+pub(crate) static NUMBER: LazyLock<hid_t> = LazyLock::new(|| {
     let class = raw::Class {
         version: raw::CLASS_VERSION,
         value: raw::VALUE,
@@ -75,9 +71,9 @@ static NUMBER: LazyLock<hid_t> = LazyLock::new(|| {
         del: None,
         ctl: None,
         // Free space of rows and of everything else is kept apart, as in plain files.
-        fl_map: std::array::from_fn(|kind| {
-            // DRAW and GHEAP.
-            if kind == 3 || kind == 4 { raw::mem::DRAW } else { raw::mem::SUPER }
+        fl_map: std::array::from_fn(|kind| match kind as c_int {
+            raw::mem::DRAW | raw::mem::GHEAP => raw::mem::DRAW,
+            _ => raw::mem::SUPER,
         }),
     };
     // SAFETY: the structure is what HDF5 2 expects, of the version that it says; HDF5 copies it and checks the version.

@@ -109,7 +109,7 @@ fn with_driver<S: Storage + 'static>(
     let info: *const Shared = &raw const shared;
     let access = access.copy();
     hdf5::sync::sync(|| {
-        let driver = driver::number();
+        let driver = *driver::NUMBER;
         // SAFETY: the list is open; HDF5 copies `fapl_size` bytes from the address, which is that of a pointer.
         let is_set =
             driver >= 0 && unsafe { H5Pset_driver(access.id(), driver, (&raw const info).cast()) } >= 0;

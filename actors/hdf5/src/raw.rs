@@ -11,12 +11,13 @@ pub(crate) const CLASS_VERSION: c_uint = 1;
 /// Numbers of drivers from 256 to 511 are free for programs that do not share them with others.
 pub(crate) const VALUE: c_int = 511;
 
-/// `H5FD_mem_t`: what a piece of a file is for. Of these, `DRAW` is rows; `GHEAP`, too, comes as `DRAW`.
+/// `H5FD_mem_t`: what a piece of a file is for. Pieces of rows are `DRAW`, and those of `GHEAP` come as such.
 pub(crate) mod mem {
     use std::ffi::c_int;
 
     pub(crate) const SUPER: c_int = 1;
     pub(crate) const DRAW: c_int = 3;
+    pub(crate) const GHEAP: c_int = 4;
     pub(crate) const COUNT: usize = 7;
 }
 

@@ -118,8 +118,11 @@ pub fn recover(
         }
     }
     let plain = Source::open(Restored::plain(from).map_err(unreadable)?, from);
-    let journal =
-        Restored::from_journal(from).map_err(unreadable)?.map(|restored| Source::open(restored, from));
+    let journal = Restored::from_journal(from).unwrap_or_else(|error| {
+        tracing::warn!(path = %journal_of(from).display(), %error, "a journal cannot be read: recovering without it");
+        None
+    });
+    let journal = journal.map(|restored| Source::open(restored, from));
     // The later commit first: a journal may be an old one, if somebody copied it and the file at different times.
     let (first, second) = match journal {
         Some(journal) if time_of(&plain) <= time_of(&journal) => (journal, Some(plain)),
@@ -289,6 +292,7 @@ fn write_commit(
     committed.append(&row).and_then(|()| committed.write_out()).map_err(failed_to("append to", COMMITTED))
 }
 
+/// The newest row of `/committed` that can be read, of a file with so many bytes.
 fn newest_commit(file: &File, length: u64) -> Option<Commit> {
     let dataset = file.dataset(COMMITTED).ok()?;
     let good = good_chunks(&dataset, length);

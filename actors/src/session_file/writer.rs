@@ -560,9 +560,10 @@ impl SessionWriter {
     ///
     /// # Errors
     /// `DiskFull`: the rows are safe all the same, but no more are taken; call [`finish`](Self::finish).
+    /// `FreeSpace`: the rows are safe all the same.
     /// `Removed`: the file has no name any more; `finish` gives it one again.
     /// `Hdf5`: the rows since the last flush are lost, and `finish` closes the file with those before.
-    /// `FreeSpace`, `Sync`: they are not safe; `finish` tries once more.
+    /// `Sync`: they are not safe; `finish` tries once more.
     /// `Broken`: an earlier flush or append failed.
     pub fn flush(&mut self, now: Timestamp) -> Result<FlushReport, SessionFileError> {
         if matches!(self.state, State::Unsafe | State::Broken) {
@@ -733,11 +734,10 @@ impl SessionWriter {
             self.commit_row.extend([synchrony.pairs.written(), synchrony.windows.written()]);
         }
         if self.state == State::Broken {
-            let of_the_end = [TEXT, LEDGER, STOP].map(|table| {
-                OF_SESSION.iter().position(|&column| column == table).map(|column| of_cameras + column)
-            });
+            let of_the_end = OF_SESSION.map(|table| [TEXT, LEDGER, STOP].contains(&table));
             for (column, rows) in self.commit_row.iter_mut().enumerate().skip(1) {
-                if !of_the_end.contains(&Some(column)) {
+                let of_session = column.checked_sub(of_cameras).and_then(|column| of_the_end.get(column));
+                if of_session != Some(&true) {
                     *rows = self.safe_row[column];
                 }
             }
